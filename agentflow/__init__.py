@@ -1,0 +1,105 @@
+"""agentflow runs slow, paid, unreliable provider calls and never loses track of one.
+
+The names below are the whole public surface. They load on first use, so that importing
+agentflow costs a plugin or a script nothing it does not need.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "Accepted": "agentflow.core.events",
+    "AgentFlow": "agentflow.app",
+    "Artifact": "agentflow.core.results",
+    "AuthenticationFailed": "agentflow.errors",
+    "Call": "agentflow.worker.call",
+    "CallTimeout": "agentflow.errors",
+    "Canceled": "agentflow.core.events",
+    "Changed": "agentflow.core.events",
+    "Client": "agentflow.client",
+    "ContentRejected": "agentflow.errors",
+    "Cost": "agentflow.core.results",
+    "Delivery": "agentflow.core.providers",
+    "Fact": "agentflow.core.providers",
+    "Failed": "agentflow.core.events",
+    "InvalidInput": "agentflow.errors",
+    "JobFailed": "agentflow.errors",
+    "JobSpec": "agentflow.core.submission",
+    "JobTimeout": "agentflow.errors",
+    "OutcomeUnknown": "agentflow.errors",
+    "PermissionRefused": "agentflow.errors",
+    "Policy": "agentflow.core.policy",
+    "Progressed": "agentflow.core.events",
+    "Provider": "agentflow.core.providers",
+    "ProviderError": "agentflow.errors",
+    "ProviderFailure": "agentflow.errors",
+    "QuotaExceeded": "agentflow.errors",
+    "RateLimited": "agentflow.errors",
+    "Result": "agentflow.core.results",
+    "ResultLost": "agentflow.errors",
+    "Settings": "agentflow.settings",
+    "SettingsError": "agentflow.errors",
+    "SignatureError": "agentflow.errors",
+    "StandardWebhooks": "agentflow.webhooks.signatures",
+    "Succeeded": "agentflow.core.events",
+    "Unavailable": "agentflow.errors",
+    "Unstorable": "agentflow.errors",
+    "hookimpl": "agentflow.plugins.hookspecs",
+}
+
+__all__ = sorted([*_PLACES, "__version__"])  # read by a test and by `dir`
+
+if TYPE_CHECKING:
+    from agentflow.app import AgentFlow as AgentFlow
+    from agentflow.client import Client as Client
+    from agentflow.core.events import Accepted as Accepted
+    from agentflow.core.events import Canceled as Canceled
+    from agentflow.core.events import Changed as Changed
+    from agentflow.core.events import Failed as Failed
+    from agentflow.core.events import Progressed as Progressed
+    from agentflow.core.events import Succeeded as Succeeded
+    from agentflow.core.policy import Policy as Policy
+    from agentflow.core.providers import Delivery as Delivery
+    from agentflow.core.providers import Fact as Fact
+    from agentflow.core.providers import Provider as Provider
+    from agentflow.core.results import Artifact as Artifact
+    from agentflow.core.results import Cost as Cost
+    from agentflow.core.results import Result as Result
+    from agentflow.core.submission import JobSpec as JobSpec
+    from agentflow.errors import AuthenticationFailed as AuthenticationFailed
+    from agentflow.errors import CallTimeout as CallTimeout
+    from agentflow.errors import ContentRejected as ContentRejected
+    from agentflow.errors import InvalidInput as InvalidInput
+    from agentflow.errors import JobFailed as JobFailed
+    from agentflow.errors import JobTimeout as JobTimeout
+    from agentflow.errors import OutcomeUnknown as OutcomeUnknown
+    from agentflow.errors import PermissionRefused as PermissionRefused
+    from agentflow.errors import ProviderError as ProviderError
+    from agentflow.errors import ProviderFailure as ProviderFailure
+    from agentflow.errors import QuotaExceeded as QuotaExceeded
+    from agentflow.errors import RateLimited as RateLimited
+    from agentflow.errors import ResultLost as ResultLost
+    from agentflow.errors import SettingsError as SettingsError
+    from agentflow.errors import SignatureError as SignatureError
+    from agentflow.errors import Unavailable as Unavailable
+    from agentflow.errors import Unstorable as Unstorable
+    from agentflow.plugins.hookspecs import hookimpl as hookimpl
+    from agentflow.settings import Settings as Settings
+    from agentflow.webhooks.signatures import StandardWebhooks as StandardWebhooks
+    from agentflow.worker.call import Call as Call
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'agentflow' has no attribute {name!r}")
+    value = getattr(import_module(_PLACES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

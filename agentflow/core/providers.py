@@ -1,0 +1,245 @@
+"""The contract between agentflow and a provider's plugin. A plugin only describes; see design 7.
+
+A `Provider` names the service; `@provider.task` wraps one operation; `fetch`, `find` and `cancel`
+say how to ask after it; `@provider.parse` translates webhooks. Functions may be async or plain
+(plain ones run in a thread).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
+
+import orjson
+from pydantic import BaseModel, JsonValue, TypeAdapter
+
+from agentflow.core.events import (
+    Accepted,
+    Canceled,
+    Changed,
+    Failed,
+    Progressed,
+    Succeeded,
+)
+from agentflow.core.policy import Abilities, Policy
+from agentflow.core.results import Result
+from agentflow.errors import PluginError, ProviderFailure
+from agentflow.types import Json
+
+Outcome: TypeAlias = Accepted | Progressed | Changed | Succeeded | Failed | Canceled
+"""What a plugin can say about an attempt."""
+
+WebhookFamily: TypeAlias = Literal["per_request", "account", "none"]
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+TASK_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}(\.[a-z][a-z0-9_]{0,39})+")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a signature vouches for: the delivery's id and the time it was sent, where it says."""
+
+    delivery_id: str | None = None
+    sent_at: datetime | None = None
+
+
+class Verifier(Protocol):
+    """Proves that a delivery is from whom it says; made by a scheme with its keys in hand."""
+
+    def check(self) -> None:
+        """Raise `SettingsError` for a key that is missing, weak or malformed."""
+
+    def verify(self, headers: Mapping[str, str], body: bytes, now: datetime) -> Verified:
+        """Raise `SignatureError`, and nothing else whatever the input, for a forged delivery."""
+
+
+class Scheme(Protocol):
+    """How a provider signs its webhooks, naming the settings that hold the keys."""
+
+    def verifier(self, settings: Any) -> Verifier: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A webhook as it came in: verified, stored, not yet understood.
+
+    `headers` have lower-case names, without the signature. `token` is the attempt's, from the URL.
+    """
+
+    provider: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    delivery_id: str | None = None
+    token: str | None = None
+    received_at: datetime | None = None
+
+    @property
+    def json(self) -> Json:
+        """The parsed body. Raises `ValueError` if it is not JSON."""
+        return orjson.loads(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One event of a delivery, and how to find the attempt it is about.
+
+    The token in the URL routes first; else `external_id`. Neither: nobody's, stored and ignored.
+    """
+
+    event: Outcome
+    external_id: str | None = None
+
+
+Parse: TypeAlias = Callable[[Delivery], Sequence[Fact]]
+
+
+@dataclass(slots=True, eq=False)
+class Task(Generic[F]):
+    """One operation of a provider. Calling it calls the plain function."""
+
+    name: str
+    function: F
+    input: type[BaseModel] | None = None
+    policy: Policy = field(default_factory=Policy)
+    description: str = ""
+    fetcher: Callable[..., Any] | None = None
+    finder: Callable[..., Any] | None = None
+    canceler: Callable[..., Any] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def fetch(self, function: F2) -> F2:
+        """`fetch(call, external_id) -> Outcome | None`: ask after the work. Raising is no news."""
+        self.fetcher = function
+        return function
+
+    def find(self, function: F2) -> F2:
+        """`find(call, token, since) -> external_id | None`: look for a call made by this token."""
+        self.finder = function
+        return function
+
+    def cancel(self, function: F2) -> F2:
+        """`cancel(call, external_id) -> Outcome | None`: ask the provider to stop the work."""
+        self.canceler = function
+        return function
+
+    def abilities(self, *, webhooks: bool) -> Abilities:
+        return Abilities(
+            webhooks=webhooks,
+            fetch=self.fetcher is not None,
+            find=self.finder is not None,
+            cancel=self.canceler is not None,
+        )
+
+    def validate(self, input: Json) -> Any:
+        """The input as the task's model. Raises pydantic's `ValidationError`."""
+        if self.input is None:
+            return _ANY_JSON.validate_python(input)
+        return self.input.model_validate(input)
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """JSON Schema of the input; `{}` admits anything."""
+        return {} if self.input is None else self.input.model_json_schema()
+
+
+F2 = TypeVar("F2", bound=Callable[..., Any])
+_ANY_JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
+
+
+class Provider:
+    """An external service.
+
+    `settings` is a pydantic-settings class, read once at start. `webhooks` says how callbacks come:
+    `per_request` (our URL carries the attempt's token), `account` (one endpoint for all; facts are
+    found by external id) or `none`. `scheme` says how they are signed. `artifact_hosts` are the
+    hosts the outputs may be downloaded from (`*.acme.com`); None admits any public host.
+    `local` marks code of our own rather than a paid service.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        settings: type[BaseModel] | None = None,
+        webhooks: WebhookFamily = "none",
+        scheme: Scheme | None = None,
+        artifact_hosts: Sequence[str] | Callable[[Any], Sequence[str]] | None = None,
+        max_body: int = 1024 * 1024,
+        description: str = "",
+        local: bool = False,
+    ) -> None:
+        if not NAME.fullmatch(name):
+            raise PluginError(f"{name!r} is no provider name: a-z, then a-z, 0-9, _")
+        if webhooks != "none" and scheme is None:
+            raise PluginError(f"provider {name} takes webhooks and says no signature scheme")
+        self.name = name
+        self.settings = settings
+        self.webhooks: WebhookFamily = webhooks
+        self.scheme = scheme
+        self.artifact_hosts = artifact_hosts
+        self.max_body = max_body
+        self.description = description
+        self.local = local
+        self.tasks: dict[str, Task[Any]] = {}
+        self.parser: Parse | None = None
+        self.translator: Callable[[Exception], ProviderFailure | None] | None = None
+        self.typer: Callable[[Delivery], str | None] = default_type
+
+    def task(
+        self,
+        name: str,
+        *,
+        input: type[BaseModel] | None = None,
+        policy: Policy | None = None,
+        description: str = "",
+    ) -> Callable[[F], Task[F]]:
+        """Wrap `function(call, input)`, which returns an `Accepted`, `Succeeded`, `Failed`,
+        `Result`, or any JSON value (the result's output). Raises `PluginError` for a bad name."""
+        full = f"{self.name}.{name}"
+
+        def wrap(function: F) -> Task[F]:
+            if not TASK_NAME.fullmatch(full) or full in self.tasks:
+                raise PluginError(f"{full!r} is no task name, or taken")
+            doc = description or (function.__doc__ or "").strip().split("\n")[0]
+            task = Task(full, function, input, policy or Policy(), doc)
+            self.tasks[full] = task
+            return task
+
+        return wrap
+
+    def parse(self, function: Parse) -> Parse:
+        """`parse(delivery) -> [Fact]`: pure; the bytes are already verified. [] means unknown."""
+        self.parser = function
+        return function
+
+    def translate(
+        self, function: Callable[[Exception], ProviderFailure | None]
+    ) -> Callable[[Exception], ProviderFailure | None]:
+        """`translate(exc) -> ProviderFailure | None`: the SDK's errors in our words."""
+        self.translator = function
+        return function
+
+    def type_of(self, function: Callable[[Delivery], str | None]) -> Any:
+        """`type_of(delivery) -> str | None`: the name `@app.on_webhook` selects by."""
+        self.typer = function
+        return function
+
+
+def default_type(delivery: Delivery) -> str | None:
+    """The first of `type`, `event` and `status` that the body holds as text."""
+    body = delivery.json
+    if not isinstance(body, dict):
+        return None
+    return next(
+        (body[k] for k in ("type", "event", "status") if isinstance(body.get(k), str)), None
+    )
+
+
+Returned: TypeAlias = Outcome | Result | Json | Awaitable[Outcome | Result | Json]

@@ -1,0 +1,123 @@
+"""Opening the database: the data directory's lock, the connection, the migrations."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tortoise import Tortoise
+from tortoise.connection import get_connection
+from tortoise.migrations.executor import MigrationExecutor
+
+from agentflow.errors import SettingsError
+from agentflow.store.sqlite import hold_limit
+from agentflow.types import JsonObject
+
+CORE_APP: JsonObject = {
+    "models": ["agentflow.store.models"],
+    "default_connection": "default",
+    "migrations": "agentflow.store.migrations",
+}
+
+
+class DirectoryLock:
+    """One process per data directory: SQLite has one writer, and so has agentflow here."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "lock"
+        self._file: int | None = None
+
+    def take(self, note: str = "") -> None:
+        """Raise `SettingsError`, with the way out, if another process holds the directory."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(file, 200).decode(errors="replace").strip() or "another process"
+            os.close(file)
+            raise SettingsError(
+                f"{self._path.parent} is in use by {holder}. Talk to it over HTTP (the agentflow"
+                " commands do), stop it, or choose another directory with --data or"
+                " AGENTFLOW_DATA_DIR."
+            ) from None
+        os.truncate(file, 0)
+        os.write(file, f"process {os.getpid()}{note}".encode())
+        self._file = file
+
+    def release(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The application's own models beside ours: modules, and their migrations if they have any."""
+
+    modules: Sequence[str] = ()
+    migrations: str | None = None
+    apps: Mapping[str, Any] | None = None
+    """The `apps` of an existing Tortoise configuration; used as they are, on our connection."""
+
+    def configured(self) -> dict[str, JsonObject]:
+        apps: dict[str, JsonObject] = {}
+        for label, app in (self.apps or {}).items():
+            apps[label] = {**app, "default_connection": "default"}
+        if self.modules:
+            own: JsonObject = {"models": list(self.modules), "default_connection": "default"}
+            apps["models"] = own | ({"migrations": self.migrations} if self.migrations else {})
+        return apps
+
+
+class Database:
+    """The embedded database: one SQLite file, one process."""
+
+    def __init__(
+        self, file: Path | str, models: Models, *, synchronous: str, transaction_limit: float
+    ) -> None:
+        self._own_apps = models.configured()
+        self._config: dict[str, Any] = {
+            "connections": {
+                "default": {
+                    "engine": "agentflow.store.sqlite",
+                    "credentials": {
+                        "file_path": str(file),
+                        "synchronous": synchronous,
+                        "hold_limit": transaction_limit,
+                    },
+                }
+            },
+            "apps": {"agentflow": CORE_APP, **self._own_apps},
+            "use_tz": True,
+            "timezone": "UTC",
+        }
+
+    async def open(self) -> None:
+        """Connect and bring every schema up to date."""
+        await Tortoise.init(config=self._config, _enable_global_fallback=True)
+        with hold_limit(None):
+            await self._migrate()
+
+    async def close(self) -> None:
+        await Tortoise.close_connections()
+
+    async def _migrate(self) -> None:
+        """Migrations where an app has them; missing tables of the others are created."""
+        apps = self._config["apps"]
+        managed = {label: app for label, app in apps.items() if app.get("migrations")}
+        executor = MigrationExecutor(get_connection("default"), managed)
+        await executor.migrate(None)
+        if len(managed) < len(apps):
+            await _create_missing_tables()
+
+
+async def _create_missing_tables() -> None:
+    """For the application's models without migrations; ours are there already and stay."""
+    with contextlib.suppress(StopAsyncIteration):
+        await Tortoise.generate_schemas(safe=True)

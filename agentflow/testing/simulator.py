@@ -1,0 +1,282 @@
+"""A provider on loopback to test against: real HTTP, real signatures, and faults on demand.
+
+    async with AcmeSimulator().serve() as sim:      # in this event loop
+        sim.faults.update(drop=0.05, reset=1)       # one webhook in twenty; the next create
+        ...                                         # use sim.url
+        assert sim.stats.created["token"] == 1
+
+A subclass gives the provider's routes and its way to sign. `POST /_faults` sets faults over HTTP
+(`DELETE` clears them), `GET /_stats` shows the counters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
+from typing import Any, Self
+
+import orjson
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from agentflow.testing.faults import Faults, Hit, Stats
+from agentflow.testing.sender import RETRIES, Outbox, Sender
+from agentflow.webhooks.signatures import new_secret, sign
+
+HOST = "127.0.0.1"
+
+
+class Json(Response):
+    """`content` is anything orjson writes."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content)
+
+
+class Reset(Response):
+    """Closes the connection instead of answering, after `seconds` or when the client leaves."""
+
+    def __init__(self, seconds: float = 0.0, closing: asyncio.Event | None = None) -> None:
+        super().__init__()
+        self.seconds, self.closing = seconds, closing or asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.ensure_future(_gone(receive))
+        closing = asyncio.ensure_future(self.closing.wait())
+        await asyncio.wait(
+            [gone, closing], timeout=self.seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        closing.cancel()
+        scope["transport"].abort()
+        await gone
+
+
+class Slow(Response):
+    """Another response, its body spread over `seconds`."""
+
+    def __init__(self, response: Response, seconds: float, pieces: int = 10) -> None:
+        super().__init__()
+        self.response, self.pause, self.pieces = response, seconds / pieces, pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = bytes(self.response.body)
+        headers, status = self.response.raw_headers, self.response.status_code
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        size = len(body) // self.pieces + 1
+        for start in range(0, len(body) or 1, size):
+            await asyncio.sleep(self.pause)
+            piece = body[start : start + size]
+            more = start + size < len(body)
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
+
+
+class Simulator:
+    """The base of every simulator. Use it within `serve()` or `serve_in_thread()`, once.
+
+    `secret` signs the webhooks by Standard Webhooks; `retries` are the pauses in seconds between
+    the tries of a last webhook; `seed` makes the faults repeatable.
+    """
+
+    def __init__(
+        self,
+        *,
+        secret: str | None = None,
+        retries: Sequence[float] = RETRIES,
+        seed: int = 0,
+    ) -> None:
+        self.secret = secret or new_secret()
+        self.faults, self.stats = Faults(seed=seed), Stats()
+        self.sender = Sender(self.sign, self.faults, self.stats, retries)
+        self.url = ""
+        """`http://127.0.0.1:PORT` while it is served."""
+        self._other_secret = new_secret()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
+
+    def routes(self) -> Sequence[BaseRoute]:
+        """The provider's own routes."""
+        return ()
+
+    def sign(self, delivery_id: str, sent_at: datetime, body: bytes, forged: bool) -> Any:
+        """The headers of a webhook; Standard Webhooks unless a subclass knows better."""
+        return sign(self._other_secret if forged else self.secret, delivery_id, sent_at, body)
+
+    def problem(self, status: int, title: str, detail: str, **more: Any) -> Response:
+        """An error as the provider writes it; `more` are members of the body."""
+        return Json({"title": title, "detail": detail, "status": status, **more}, status)
+
+    def throttled(self, seconds: float) -> Response:
+        """429 as the provider says it."""
+        response = self.problem(429, "Too many requests", f"Try again in {seconds} s.")
+        response.headers["retry-after"] = f"{seconds:g}"
+        return response
+
+    def hit(self, name: str) -> bool:
+        """Whether this fault happens now, by the settings for everybody."""
+        return self.played(name, self.faults.hit(name))
+
+    def played(self, name: str, happens: bool) -> bool:
+        self.stats.faults[name] += happens
+        return happens
+
+    async def faulty(self, create: Callable[[], Awaitable[Response]], hit: Hit) -> Response:
+        """The answer to a create, with the faults that a call can meet around its effect."""
+        if hit("rate_limit"):
+            return self.throttled(self.faults.rate_limit_seconds)
+        if hit("error_before"):
+            return self._error()
+        response = await create()
+        if response.status_code >= 400:
+            return response
+        if hit("error_after"):
+            return self._error()
+        if hit("reset"):
+            return Reset()
+        if hit("hang"):
+            return Reset(self.faults.hang_seconds, self._closing)
+        if hit("slow_body"):
+            return Slow(response, self.faults.slow_seconds)
+        return response
+
+    def _error(self) -> Response:
+        return self.problem(self.faults.error_status, "Simulated error", "A fault was asked for.")
+
+    def outbox(self, url: str, hit: Hit) -> Outbox:
+        """Where the webhooks of one piece of work are posted."""
+        return Outbox(self.sender, self.spawn, url, hit)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something until it is done or the simulator closes."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def app(self) -> ASGIApp:
+        control = [
+            Route("/_faults", self._set_faults, methods=["GET", "POST", "DELETE"]),
+            Route("/_stats", self._show_stats),
+        ]
+        return _WithTransport(Starlette(routes=[*control, *self.routes()]))
+
+    async def _set_faults(self, request: Request) -> Response:
+        try:
+            if request.method == "POST":
+                given = orjson.loads(await request.body())
+                if not isinstance(given, dict):
+                    raise ValueError('faults are an object: {"drop": 0.1}')
+                self.faults.update(given)
+        except ValueError as error:
+            return Json({"title": "Bad faults", "detail": str(error), "status": 422}, 422)
+        if request.method == "DELETE":
+            self.faults.clear()
+        return Json(self.faults.dump())
+
+    async def _show_stats(self, _: Request) -> Response:
+        return Json(self.stats.dump())
+
+    @asynccontextmanager
+    async def serve(self, port: int = 0) -> AsyncIterator[Self]:
+        """Serve on loopback in the running event loop; port 0 takes a free one."""
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((HOST, port))
+            server = _Server(_config(self.app()))
+            serving = asyncio.ensure_future(server.serve([listener]))
+            try:
+                while not server.started:
+                    await asyncio.sleep(0.002)
+                    if serving.done():
+                        await serving
+                self.url = f"http://{HOST}:{listener.getsockname()[1]}"
+                yield self
+            finally:
+                await self._close()
+                server.should_exit = True
+                await serving
+
+    async def _close(self) -> None:
+        self._closing.set()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.sender.aclose()
+
+    @contextmanager
+    def serve_in_thread(self, port: int = 0) -> Iterator[Self]:
+        """The same for code without an event loop."""
+        ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+        async def main() -> None:
+            stop = asyncio.Event()
+            async with self.serve(port):
+                ready.set_result((asyncio.get_running_loop(), stop))
+                await stop.wait()
+
+        def run() -> None:
+            try:
+                asyncio.run(main())
+            except Exception as error:
+                if ready.done():
+                    raise
+                ready.set_exception(error)
+
+        thread = threading.Thread(target=run, name="simulator", daemon=True)
+        thread.start()
+        loop, stop = ready.result()
+        try:
+            yield self
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+            thread.join()
+
+
+class _Server(uvicorn.Server):
+    """A guest in somebody else's process: the signals stay with the host."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _config(app: ASGIApp) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        lifespan="off",
+        ws="none",
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=1,
+    )
+    # Said to the constructor, it would silence the access log of every server in the process.
+    config.access_log = False
+    return config
+
+
+class _WithTransport:
+    """Hands the connection to `Reset`: ASGI has no word for hanging up."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["transport"] = getattr(getattr(send, "__self__", None), "transport", None)
+        await self.app(scope, receive, send)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,47 @@
+"""What a task's function is given to work with: everything but a way to submit."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import httpx
+import structlog
+
+from agentflow.types import JobId, Token
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One attempt, seen from the plugin.
+
+    `settings` is the provider's settings object. `http` is a shared client without credentials.
+    `webhook_url` is where the provider shall report, None when polling is all there is. `token`
+    is the attempt's, part of that URL. `idempotency_key` is the same whenever this attempt's call
+    would be made. `timeout` is in seconds, for the whole function.
+    """
+
+    settings: Any
+    http: httpx.AsyncClient
+    job_id: JobId
+    attempt: int
+    token: Token
+    webhook_url: str | None
+    idempotency_key: str
+    timeout: float
+    deadline: datetime
+    log: structlog.typing.FilteringBoundLogger
+    on_progress: Callable[[float | None, str | None], None]
+    open_artifact: Callable[[str], AbstractAsyncContextManager[AsyncIterator[bytes]]]
+
+    def progress(self, fraction: float | None = None, message: str | None = None) -> None:
+        """Tell how far it is; `fraction` lies in 0..1. Never blocks, may be thinned out."""
+        self.on_progress(fraction, message)
+
+    async def artifact(self, id: str) -> bytes:
+        """The bytes of a file in custody (`art_…`). Raises `InvalidInput` if there is none."""
+        async with self.open_artifact(id) as chunks:
+            return b"".join([chunk async for chunk in chunks])
