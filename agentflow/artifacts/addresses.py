@@ -74,7 +74,7 @@ def is_public(address: Address) -> bool:
         return False
     if isinstance(address, ipaddress.IPv6Address):
         return address in _GLOBAL_UNICAST and address.is_global and address.scope_id is None
-    return address.is_global and not address.is_multicast and not address.is_reserved
+    return address.is_global and not address.is_multicast
 
 
 def literal(host: str) -> Address | None:

@@ -160,12 +160,12 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             content=request.stream,
             extensions=request.extensions,
         )
-        with _as_httpx(request):
+        with _as_httpx():
             response = await self._pool.handle_async_request(sent)
         return httpx.Response(
             response.status,
             headers=response.headers,
-            stream=_Body(response, request),
+            stream=_Body(response),
             extensions=response.extensions,
         )
 
@@ -176,12 +176,12 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 class _Body(httpx.AsyncByteStream):
     """The bytes of a response, with errors as `httpx` names them."""
 
-    def __init__(self, response: httpcore.Response, request: httpx.Request) -> None:
-        self._response, self._request = response, request
+    def __init__(self, response: httpcore.Response) -> None:
+        self._response = response
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         assert isinstance(self._response.stream, AsyncIterable)
-        with _as_httpx(self._request):
+        with _as_httpx():
             async for part in self._response.stream:
                 yield part
 
@@ -199,10 +199,10 @@ _HTTPCORE_ERRORS = (
 
 
 @contextmanager
-def _as_httpx(request: httpx.Request) -> Iterator[None]:
+def _as_httpx() -> Iterator[None]:
     """Raise an error of `httpcore` as the one of the same name in `httpx`."""
     try:
         yield
     except _HTTPCORE_ERRORS as error:
         named = getattr(httpx, type(error).__name__, httpx.TransportError)
-        raise named(str(error), request=request) from error
+        raise named(str(error)) from error

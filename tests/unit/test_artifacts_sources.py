@@ -24,10 +24,13 @@ from agentflow.errors import SettingsError
 
 class Raw(httpx.AsyncByteStream):
     def __init__(self, content: bytes) -> None:
-        self.content = content
+        self.content, self.closed = content, False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         yield self.content
+
+    async def aclose(self) -> None:
+        self.closed = True
 
 
 async def take(tmp_path: Path, response: Any, source: Source | None = None) -> Custody:
@@ -186,6 +189,37 @@ async def test_nothing_of_the_client_is_sent_along(tmp_path: Path) -> None:
         "user-agent": "agentflow",
     }
     assert str(seen[0].url) == source.url
+
+
+async def test_a_client_that_follows_redirects_does_not_here(tmp_path: Path) -> None:
+    requests = list[httpx.Request]()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        return httpx.Response(302, headers={"location": "http://169.254.169.254/"})
+
+    mock = httpx.MockTransport(answer)
+    async with httpx.AsyncClient(transport=mock, follow_redirects=True) as client:
+        with pytest.raises(SourceRefused, match="redirects"):
+            await collect(
+                Source("https://files.example/a"),
+                FolderStore(tmp_path),
+                client,
+                key="k",
+                max_bytes=9,
+                allowed_hosts=None,
+            )
+    assert len(requests) == 1
+
+
+@pytest.mark.parametrize("status", [200, 404])
+async def test_the_connection_is_given_back_whatever_the_answer(
+    tmp_path: Path, status: int
+) -> None:
+    body = Raw(b"x" * 101)
+    with pytest.raises((SourceRefused, SourceGone)):
+        await take(tmp_path, httpx.Response(status, stream=body))
+    assert body.closed
 
 
 async def test_a_data_url_is_collected_and_capped(tmp_path: Path) -> None:

@@ -48,30 +48,30 @@ _USAGE = {"predict_time": "predict_seconds", "total_time": "total_seconds"}
 
 def fact(prediction: Mapping[str, Any]) -> State:
     """The state of a prediction, as the JSON of it says. A status unknown to us is `Changed`."""
-    id = identity(prediction)
+    about = identity(prediction)
     match prediction.get("status"):
         case "starting" | "processing" as status:
-            return Progressed(fraction(prediction.get("logs")), status, external_id=id)
+            return Progressed(fraction(prediction.get("logs")), status, external_id=about)
         case "succeeded" if prediction.get("data_removed") is True:
             lost = ResultLost("Replicate removed the output, an hour after the prediction ended.")
-            return Failed(lost, external_id=id)
+            return Failed(lost, external_id=about)
         case "succeeded":
-            return Succeeded(result(prediction), external_id=id)
+            return Succeeded(result(prediction), external_id=about)
         case "failed":
-            return Failed(failed(prediction.get("error")), external_id=id)
+            return Failed(failed(prediction.get("error")), external_id=about)
         case "canceled":
-            return Canceled(external_id=id)
+            return Canceled(external_id=about)
         case "aborted":
             early = CallTimeout("Replicate gave the prediction up before it started; not billed.")
-            return Failed(early, external_id=id)
+            return Failed(early, external_id=about)
         case _:
-            return Changed(external_id=id)
+            return Changed(external_id=about)
 
 
 def identity(prediction: Any) -> str | None:
     """The id of a prediction; None if this is not one."""
-    id = prediction.get("id") if isinstance(prediction, Mapping) else None
-    return id if isinstance(id, str) and id else None
+    found = prediction.get("id") if isinstance(prediction, Mapping) else None
+    return found if isinstance(found, str) and found else None
 
 
 def ended(prediction: Mapping[str, Any]) -> bool:
@@ -124,7 +124,7 @@ def usage(metrics: Any) -> dict[str, float]:
     if not isinstance(metrics, Mapping):
         return {}
     return {
-        _USAGE.get(name, name): value
+        _USAGE.get(str(name), str(name)): value
         for name, value in metrics.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }

@@ -43,12 +43,14 @@ _VERSION = "[0-9a-f]{64}"
 class Predict(BaseModel):
     """What to run: exactly one of `model`, `version` and `deployment`, and the model's input."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     model: Annotated[str, Field(pattern=f"^{_WORD}/{_WORD}(:{_VERSION})?$")] | None = None
     """`owner/name` or `owner/name:version`."""
     version: Annotated[str, Field(pattern=f"^{_VERSION}$")] | None = None
+    """The 64 hex digits of a version."""
     deployment: Annotated[str, Field(pattern=f"^{_WORD}/{_WORD}$")] | None = None
+    """`owner/name`."""
     input: dict[str, JsonValue]
     """Files are given by http(s) URL, as a data URI, or as the id of an artifact (`art_…`)."""
 
@@ -117,16 +119,16 @@ async def find(call: Call, token: str, since: datetime) -> str | None:
     for _ in range(MOST_PAGES):
         page, query = await session.page(query)
         for row in page:
-            id = identity(row)
-            if id is None:
+            found = identity(row)
+            if found is None:
                 continue
             if _made_before(row, since - SKEW):
                 return None
             if "webhook" not in row and looks:
                 looks -= 1
-                row = await session.get(id) or {}
+                row = await session.get(found) or {}
             if _token(row.get("webhook")) == token:
-                return id
+                return found
         if query is None:
             return None
     return None
@@ -143,8 +145,8 @@ async def cancel(call: Call, external_id: str) -> State | None:
 def parse(delivery: Delivery) -> list[Fact]:
     """A webhook's body is the prediction."""
     prediction = _json(delivery)
-    id = identity(prediction)
-    return [] if id is None else [Fact(fact(prediction), external_id=id)]
+    about = identity(prediction)
+    return [] if about is None else [Fact(fact(prediction), external_id=about)]
 
 
 @provider.type_of

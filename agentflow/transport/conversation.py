@@ -1,0 +1,94 @@
+"""What a worker and the writer say to each other, whatever carries it.
+
+The worker claims, reports and beats; the writer answers each claim and each report after its
+commit. The same nonce or envelope id is answered the same again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from agentflow.core.events import Envelope
+from agentflow.types import JobId, Json, Token
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What the broker carries for one attempt."""
+
+    job_id: JobId
+    attempt: int
+    token: Token
+    task: str
+    input: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """May I make this attempt's call? `nonce` is new for every asking."""
+
+    job_id: JobId
+    attempt: int
+    nonce: str
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Committed: this asking, and no other, makes the call. Durations are in seconds."""
+
+    timeout: float
+    deadline: datetime
+    webhooks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """Work on a job that is harmless to repeat: fetch, find, cancel, collect, stop.
+
+    `since` is when the attempt's call was granted; `result` travels with `collect` alone.
+    """
+
+    kind: str
+    job_id: JobId
+    attempt: int
+    token: Token
+    task: str
+    tenant: str
+    external_id: str | None
+    since: datetime
+    deadline: datetime
+    artifacts: Sequence[Mapping[str, Any]] = ()
+
+
+class WorkerSide(Protocol):
+    """How a worker reaches the writer. Each call returns after the writer's commit."""
+
+    async def claim(self, claim: Claim) -> Granted | Denied: ...
+
+    async def report(self, envelope: Envelope) -> None: ...
+
+    def beat(self, worker: str, attempts: Sequence[tuple[JobId, int]]) -> None: ...
+
+
+class Broker(Protocol):
+    """How the writer and the web role ring for work. A ring may be lost; alarms repeat it."""
+
+    def room(self) -> int:
+        """How many more unclaimed messages the queue takes now."""
+
+    async def send(self, message: Message) -> None: ...
+
+    async def send_chore(self, chore: Chore) -> None: ...
+
+
+Answer = Callable[[Granted | Denied | None], None]
+Confirm = Callable[[], Awaitable[None]]

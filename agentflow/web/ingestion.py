@@ -1,0 +1,112 @@
+"""Webhooks: verify the raw bytes, store them, say yes. Understanding them is the writer's work."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from agentflow.errors import NotFound, SignatureError
+from agentflow.plugins.catalogue import Ready
+from agentflow.store.inserts import InboxEntry
+from agentflow.types import new_id
+from agentflow.web import schemas
+from agentflow.web.context import context, tenant
+from agentflow.web.responses import JsonResponse
+from agentflow.web.routes import Routes
+
+log = structlog.get_logger(__name__)
+
+webhooks = Routes("webhooks")
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{16,64}")
+_KEPT_HEADERS = 40
+_SECRET = re.compile(r"authorization|cookie|signature|secret|token|api-?key", re.I)
+
+
+@webhooks.add(
+    "POST",
+    "/webhooks/{provider}",
+    answers={202: schemas.Received, 401: None, 404: None, 413: None, 503: None},
+)
+async def receive(request: Request) -> Response:
+    """Receive a provider's webhook
+
+    202 once it is stored, also if it is a duplicate or nobody knows what it is about.
+    """
+    ctx = context(request)
+    ready = _ready(ctx.catalogue.providers.get(request.path_params["provider"]))
+    raw = await _limited(request, ready.provider.max_body)
+    assert ready.verifier is not None, "_ready refuses a provider without"
+    now = ctx.clock.now()
+    try:
+        verified = ready.verifier.verify(request.headers, raw, now)
+    except SignatureError as error:
+        log.warning("Webhook refused", provider=ready.provider.name, why=error.message)
+        raise
+    token = request.path_params.get("token")
+    entry = InboxEntry(
+        id=new_id("dlv"),
+        kind="webhook",
+        body=raw,
+        received_at=now,
+        tenant=tenant(request),
+        provider=ready.provider.name,
+        dedup_key=_dedup_key(verified.delivery_id, raw),
+        token=token if token and _TOKEN.fullmatch(token) else None,
+        headers=_kept(request),
+    )
+    stored = await ctx.intake.add_inbox(entry)
+    return JsonResponse({"id": stored.id, "status": "stored" if stored.new else "duplicate"}, 202)
+
+
+@webhooks.add(
+    "POST",
+    "/webhooks/{provider}/{token}",
+    answers={202: schemas.Received, 401: None, 404: None, 413: None, 503: None},
+)
+async def receive_for(request: Request) -> Response:
+    """Receive a webhook about one attempt
+
+    The token only says which attempt; the signature is what proves the sender.
+    """
+    return await receive(request)
+
+
+def _ready(ready: Ready | None) -> Ready:
+    if ready is None or ready.provider.webhooks == "none":
+        raise NotFound("No such provider takes webhooks here")
+    if ready.verifier is None:
+        raise HTTPException(503, f"Webhooks are off: {ready.webhook_problem}")
+    return ready
+
+
+async def _limited(request: Request, most: int) -> bytes:
+    """The raw body. 413 as soon as it is known to be larger than `most` bytes."""
+    said = request.headers.get("content-length", "")
+    if said.isascii() and said.isdigit() and int(said) > most:
+        raise HTTPException(413, f"At most {most} bytes")
+    read = bytearray()
+    async for chunk in request.stream():
+        read += chunk
+        if len(read) > most:
+            raise HTTPException(413, f"At most {most} bytes")
+    return bytes(read)
+
+
+def _dedup_key(delivery_id: str | None, raw: bytes) -> str:
+    """The provider's own id of the delivery, or what it says."""
+    return f"id:{delivery_id}" if delivery_id else f"sha256:{hashlib.sha256(raw).hexdigest()}"
+
+
+def _kept(request: Request) -> dict[str, str]:
+    """The headers worth keeping: none that could hold a secret, none that is absurd."""
+    return {
+        name: value
+        for name, value in list(request.headers.items())[:_KEPT_HEADERS]
+        if not _SECRET.search(name) and len(value) <= 500 and value.isprintable()
+    }

@@ -1,0 +1,131 @@
+"""The OpenAPI 3.1 document, made from the routes' own declarations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from agentflow import __version__
+from agentflow.web import schemas
+from agentflow.web.routes import Operation
+
+_REF = "#/components/schemas/{model}"
+_SAID = {
+    200: "OK",
+    201: "Created",
+    202: "Stored",
+    206: "The asked bytes",
+    401: "The signature does not fit",
+    404: "There is no such thing",
+    409: "It does not fit the present state",
+    413: "Too large",
+    416: "No such bytes",
+    422: "The request does not fit; `errors` lists each fault",
+    503: "Not now",
+}
+
+
+def document(operations: Sequence[Operation]) -> dict[str, Any]:
+    models: list[type[BaseModel]] = [schemas.Problem]
+    for o in operations:
+        models += [m for m in (o.body, *o.answers.values()) if m is not None]
+    unique = list(dict.fromkeys(models))
+    refs, definitions = models_json_schema(
+        [(m, _mode(m, operations)) for m in unique], ref_template=_REF
+    )
+    paths: dict[str, Any] = {}
+    for o in operations:
+        paths.setdefault(o.path, {})[o.method.lower()] = _operation(o, refs)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "agentflow",
+            "version": __version__,
+            "description": "Runs slow, paid, unreliable provider calls and never loses one.",
+        },
+        "paths": paths,
+        "components": {"schemas": definitions.get("$defs", {})},
+    }
+
+
+def _mode(model: type[BaseModel], operations: Sequence[Operation]) -> Any:
+    return "validation" if any(o.body is model for o in operations) else "serialization"
+
+
+def _operation(o: Operation, refs: Any) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "operationId": o.endpoint.__name__,
+        "summary": o.summary,
+        "tags": [o.tag],
+        "parameters": _parameters(o),
+        "responses": {
+            str(status): _answer(o, status, model, refs) for status, model in o.answers.items()
+        },
+    }
+    if o.description:
+        said["description"] = o.description
+    if o.body is not None:
+        schema = refs[o.body, "validation"]
+        said["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": schema}},
+        }
+        said["responses"]["400"] = _problem("The body is no JSON")
+    elif o.tag == "webhooks":
+        said["requestBody"] = {"required": True, "content": {"*/*": {}}}
+    return said
+
+
+def _answer(o: Operation, status: int, model: Any, refs: Any) -> dict[str, Any]:
+    if status >= 400 and model is None:
+        return _problem(_SAID[status])
+    answer: dict[str, Any] = {"description": _SAID[status]}
+    if model is not None:
+        answer["content"] = {o.media: {"schema": refs[model, "serialization"]}}
+    else:
+        answer["content"] = {"*/*": {}}
+    return answer
+
+
+def _problem(said: str) -> dict[str, Any]:
+    schema = {"$ref": _REF.format(model="Problem")}
+    return {"description": said, "content": {"application/problem+json": {"schema": schema}}}
+
+
+def _parameters(o: Operation) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"{(\w+)}", o.path)
+    ]
+    if o.query is not None:
+        schema = o.query.model_json_schema(ref_template=_REF)
+        for name, field in schema.get("properties", {}).items():
+            found.append(
+                {"name": name, "in": "query", "required": False, "schema": _inlined(field, schema)}
+            )
+    for name, description in o.headers.items():
+        found.append(
+            {
+                "name": name,
+                "in": "header",
+                "required": False,
+                "description": description,
+                "schema": {"type": "string"},
+            }
+        )
+    return found
+
+
+def _inlined(field: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter's schema without references: parameters have no place to put them."""
+    options = field.get("anyOf", [field])
+    kept = [o for o in options if o.get("type") != "null"]
+    chosen = dict(kept[0]) if kept else {}
+    if "$ref" in chosen:
+        chosen = dict(schema["$defs"][chosen["$ref"].rsplit("/", 1)[1]])
+    more = {k: field[k] for k in ("default", "description") if field.get(k) is not None}
+    return {**chosen, **more}

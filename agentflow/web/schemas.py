@@ -1,0 +1,239 @@
+"""The shapes of the API, as pydantic models: they check requests and write the OpenAPI page."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+
+from agentflow.core.job import Status
+
+T = TypeVar("T")
+
+
+class Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class NewJobBody(Shape):
+    """Durations are in seconds, instants RFC 3339 with an offset."""
+
+    task: str = Field(examples=["replicate.predict"])
+    input: JsonValue = None
+    entity: str | None = Field(None, examples=["shot:42"])
+    priority: int = Field(0, ge=-100, le=100)
+    delay: float | None = Field(None, ge=0)
+    run_at: AwareDatetime | None = None
+    deadline: float | AwareDatetime | None = Field(
+        None, description="Seconds from the start, or an instant."
+    )
+    max_attempts: int | None = Field(None, ge=1, le=100)
+    tags: list[str] = Field(default_factory=list, max_length=20)
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class Progress(BaseModel):
+    fraction: float | None
+    message: str | None
+
+
+class Artifact(BaseModel):
+    id: str | None
+    name: str | None
+    media_type: str | None
+    status: Literal["pending", "stored", "lost"]
+    sha256: str | None
+    size: int | None
+    url: str | None
+    note: str | None
+
+
+class Result(BaseModel):
+    output: Any
+    text: str | None
+    artifacts: list[Artifact]
+    usage: dict[str, float]
+
+
+class Error(BaseModel):
+    kind: str
+    message: str
+    retryable: bool
+    retry_after: float | None
+    detail: dict[str, Any]
+
+
+class Cost(BaseModel):
+    amount: str
+    currency: str
+    source: str
+
+
+class Job(BaseModel):
+    id: str
+    task: str
+    status: Status
+    reason: str
+    phase: str | None
+    attempt: int
+    max_attempts: int
+    progress: Progress
+    entity: str | None
+    tenant: str
+    external_id: str | None
+    result: Result | None
+    error: Error | None
+    cost: Cost | None
+    tags: list[str]
+    metadata: dict[str, Any]
+    priority: int
+    retry_of: str | None
+    wake_at: datetime | None
+    deadline: datetime
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    version: int
+    urls: dict[str, str]
+
+
+class Entry(BaseModel):
+    """One decision of the machine on this job."""
+
+    seq: int
+    job_id: str
+    event: str
+    source: Literal["worker", "webhook", "poll", "api", "clock"]
+    disposition: Literal["applied", "ignored"]
+    reason: str
+    status: Status
+    said: dict[str, Any]
+    progress: Progress | None
+    told_at: datetime
+    at: datetime
+
+
+class Delivery(BaseModel):
+    id: str
+    kind: str
+    provider: str | None
+    delivery_id: str | None
+    type: str | None
+    status: str
+    reason: str | None
+    error: str | None
+    job_id: str | None
+    received_at: datetime
+    applied_at: datetime | None
+
+
+class DeliveryWhole(Delivery):
+    body: str
+    headers: dict[str, str]
+
+
+class HandlerRun(BaseModel):
+    id: str
+    handler: str
+    kind: str
+    job_id: str | None
+    inbox_id: str | None
+    status: Literal["pending", "parked", "done"]
+    tries: int
+    error: str | None
+    created_at: datetime
+    wake_at: datetime | None
+    done_at: datetime | None
+
+
+class Page(BaseModel, Generic[T]):
+    """`next_cursor` is null on the last page."""
+
+    items: list[T]
+    next_cursor: str | None
+
+
+class TaskInfo(BaseModel):
+    name: str
+    provider: str
+    description: str
+    input_schema: dict[str, Any]
+    policy: dict[str, Any]
+    abilities: dict[str, bool]
+
+
+class ProviderInfo(BaseModel):
+    name: str
+    description: str
+    webhooks: Literal["per_request", "account", "none"]
+    webhooks_ready: bool
+    webhook_problem: str | None
+    webhook_url: str | None
+    tasks: list[str]
+
+
+class Received(BaseModel):
+    """`duplicate` means that this delivery was stored before."""
+
+    id: str
+    status: Literal["stored", "duplicate"]
+
+
+class Commanded(BaseModel):
+    """The command is stored; `status` says how far it is."""
+
+    id: str
+    status: str
+
+
+class Health(BaseModel):
+    status: Literal["ok", "unavailable"]
+    missing: list[str] = Field(default_factory=list)
+    oldest_due_seconds: float | None = None
+    plugin_problems: dict[str, str] = Field(default_factory=dict)
+
+
+class Problem(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, str]] | None = None
+
+
+Limit = Annotated[int, Field(ge=1, le=200)]
+
+
+class JobsQuery(Shape):
+    status: Status | None = None
+    task: str | None = None
+    entity: str | None = None
+    tag: str | None = None
+    since: AwareDatetime | None = None
+    cursor: str | None = None
+    limit: Limit = 50
+
+
+class JobQuery(Shape):
+    wait: float | None = Field(None, ge=0, description="Seconds to wait for a final status.")
+
+
+class EntriesQuery(Shape):
+    after: int = Field(-1, ge=-1, description="Entries with a higher `seq` only.")
+    limit: Annotated[int, Field(ge=1, le=1000)] = 1000
+
+
+class DeliveriesQuery(Shape):
+    status: Literal["received", "applied", "parked", "ignored", "failed", "expired"] | None = None
+    provider: str | None = None
+    cursor: str | None = None
+    limit: Limit = 50
+
+
+class RunsQuery(Shape):
+    status: Literal["pending", "parked", "done"] | None = None
+    cursor: str | None = None
+    limit: Limit = 50

@@ -1,0 +1,133 @@
+"""Chores: asking after work at the provider and bringing its files home. Harmless to repeat."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from agentflow.artifacts import ArtifactStoreError, SourceGone, SourceRefused, SourceUnavailable
+from agentflow.core.events import Accepted, Collected, Event, load_event
+from agentflow.core.events import Source as From
+from agentflow.core.results import Artifact, Custody
+from agentflow.plugins.catalogue import Ready
+from agentflow.transport.conversation import Chore, Granted
+from agentflow.types import new_id
+from agentflow.worker.call import Call
+from agentflow.worker.outcomes import news_of, redacted
+from agentflow.worker.worker import Worker, artifact_key, run_function
+
+log = structlog.get_logger(__name__)
+
+CHORE_TIMEOUT = 30.0
+
+
+async def do_chore(worker: Worker, chore: Chore) -> None:
+    """Do it and report what was learned. What fails is tried again by the job's next alarm."""
+    doing: dict[str, Callable[[Worker, Chore], Awaitable[None]]] = {
+        "fetch": _fetch,
+        "find": _find,
+        "cancel": _cancel,
+        "collect": _collect,
+        "stop": _stop,
+    }
+    try:
+        await doing[chore.kind](worker, chore)
+    except Exception as error:  # the plugin's code, the network
+        ready = worker.catalogue.of_task(chore.task)
+        said = redacted(str(error), ready.settings)[:300]
+        log.info(
+            "Chore failed",
+            chore=chore.kind,
+            job_id=chore.job_id,
+            kind=type(error).__name__,
+            error=said,
+        )
+
+
+async def _fetch(worker: Worker, chore: Chore) -> None:
+    task = worker.catalogue.task(chore.task)
+    if task.fetcher is None or chore.external_id is None:
+        return
+    async with asyncio.timeout(CHORE_TIMEOUT):
+        news = news_of(await run_function(task.fetcher, _call(worker, chore), chore.external_id))
+    if news is not None:
+        await _report(worker, chore, news)
+
+
+async def _cancel(worker: Worker, chore: Chore) -> None:
+    task = worker.catalogue.task(chore.task)
+    if task.canceler is None or chore.external_id is None:
+        return
+    async with asyncio.timeout(CHORE_TIMEOUT):
+        news = news_of(await run_function(task.canceler, _call(worker, chore), chore.external_id))
+    if news is not None:
+        await _report(worker, chore, news)
+    else:
+        await _fetch(worker, chore)
+
+
+async def _find(worker: Worker, chore: Chore) -> None:
+    task = worker.catalogue.task(chore.task)
+    if task.finder is None:
+        return
+    async with asyncio.timeout(CHORE_TIMEOUT):
+        found = await run_function(task.finder, _call(worker, chore), chore.token, chore.since)
+    if found is not None:
+        await _report(worker, chore, Accepted(str(found)))
+
+
+async def _stop(worker: Worker, chore: Chore) -> None:
+    worker.stop_attempt(chore.job_id, chore.attempt)
+
+
+async def _collect(worker: Worker, chore: Chore) -> None:
+    key = (chore.job_id, chore.attempt)
+    if key in worker.collecting:
+        return
+    worker.collecting.add(key)
+    try:
+        ready = worker.catalogue.of_task(chore.task)
+        event = load_event("collected", {"artifacts": list(chore.artifacts)})
+        assert isinstance(event, Collected)
+        copied = await asyncio.gather(
+            *(_copy(worker, ready, chore, i, a) for i, a in enumerate(event.artifacts))
+        )
+        if any(a.status is not Custody.PENDING for a in copied):
+            await _report(worker, chore, Collected(copied), From.WORKER)
+    finally:
+        worker.collecting.discard(key)
+
+
+async def _copy(
+    worker: Worker, ready: Ready, chore: Chore, index: int, artifact: Artifact
+) -> Artifact:
+    """The file in custody, lost with a note, or as it was if another try may help."""
+    if artifact.status is not Custody.PENDING:
+        return artifact
+    try:
+        return await worker.copy(artifact, artifact_key(chore.job_id, index), ready.artifact_hosts)
+    except (SourceGone, SourceRefused) as error:
+        return replace(artifact, status=Custody.LOST, note=error.message[:300])
+    except (SourceUnavailable, ArtifactStoreError) as error:
+        log.info("File not copied yet", job_id=chore.job_id, error=error.message[:300])
+        return artifact
+
+
+def _call(worker: Worker, chore: Chore) -> Call:
+    task = worker.catalogue.task(chore.task)
+    ready = worker.catalogue.of_task(chore.task)
+    grant = Granted(CHORE_TIMEOUT, chore.deadline, True)
+    return worker.make_call(task, ready, chore.job_id, chore.attempt, chore.token, grant)
+
+
+async def _report(worker: Worker, chore: Chore, news: Event, source: From = From.POLL) -> None:
+    changes: dict[str, Any] = {"attempt": chore.attempt}
+    if chore.external_id is not None and hasattr(news, "external_id"):
+        changes["external_id"] = chore.external_id
+    event = await worker.stored(replace(news, **changes), chore.job_id)
+    id = new_id(f"{chore.kind}:{chore.attempt}")
+    await worker.report(worker.envelope(chore.job_id, id, event, source))

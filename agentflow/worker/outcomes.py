@@ -1,0 +1,173 @@
+"""From what a plugin's function returned or raised to a fact that can be stored."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import httpx
+import orjson
+from pydantic import BaseModel, SecretStr
+
+from agentflow.core.events import Accepted, Canceled, Changed, Failed, Progressed, Succeeded
+from agentflow.core.providers import Outcome, Task
+from agentflow.core.results import ErrorInfo, Result
+from agentflow.errors import (
+    AuthenticationFailed,
+    CallTimeout,
+    InvalidInput,
+    OutcomeUnknown,
+    PermissionRefused,
+    ProviderError,
+    ProviderFailure,
+    QuotaExceeded,
+    RateLimited,
+    Unavailable,
+    Unstorable,
+)
+from agentflow.plugins.catalogue import Ready
+from agentflow.types import Json
+
+MAX_MESSAGE = 2000
+
+_BY_STATUS: dict[int, type[ProviderFailure]] = {
+    401: AuthenticationFailed,
+    402: QuotaExceeded,
+    403: PermissionRefused,
+    408: CallTimeout,
+    429: RateLimited,
+    503: Unavailable,
+}
+
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+
+def outcome_of(returned: Any) -> Outcome:
+    """What a call came to. Raises `Unstorable` for what is no JSON."""
+    match returned:
+        case Accepted() | Succeeded() | Failed() | Canceled():
+            return _cleaned(returned)
+        case Progressed(external_id=str(id)) | Changed(external_id=str(id)):
+            return Accepted(id)
+        case Result():
+            return _cleaned(Succeeded(returned))
+        case BaseModel():
+            return _cleaned(Succeeded(Result(output=returned.model_dump(mode="json"))))
+        case _:
+            return _cleaned(Succeeded(Result(output=returned)))
+
+
+def news_of(returned: Any) -> Outcome | None:
+    """What a `fetch` or `cancel` says; None is no news."""
+    match returned:
+        case None:
+            return None
+        case Progressed() | Changed() | Accepted():
+            return returned
+        case _:
+            return outcome_of(returned)
+
+
+def failure_of(error: BaseException, ready: Ready, task: Task[Any], *, unsure: bool) -> ErrorInfo:
+    """The error in our words: as raised, by the plugin's own table, or by what is known of HTTP.
+
+    `unsure` says that an unrepeatable call may have left, so that whatever is not known to have
+    had no effect is `outcome_unknown`.
+    """
+    failure = error if isinstance(error, ProviderFailure) else None
+    if failure is None and isinstance(error, Exception):
+        failure = _translated(error, ready) or _http(error, unsure=unsure)
+    if failure is None:
+        said = f"{type(error).__name__}: {error}"
+        if isinstance(error, TimeoutError):
+            said = f"No answer within {task.policy.timeout:g} seconds"
+            failure = OutcomeUnknown(said) if unsure else CallTimeout(said)
+        else:
+            failure = OutcomeUnknown(said) if unsure else ProviderError(said)
+    info = ErrorInfo.of(failure)
+    message = clean(redacted(info.message, ready.settings))[:MAX_MESSAGE]
+    return ErrorInfo(info.kind, message, info.retryable, info.retry_after, _detail(info))
+
+
+def redacted(text: str, settings: Any) -> str:
+    """The text without any secret of the provider's settings."""
+    if not isinstance(settings, BaseModel):
+        return text
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            for secret in [value.get_secret_value(), *value.get_secret_value().split(",")]:
+                if len(secret.strip()) >= 6:
+                    text = text.replace(secret.strip(), "***")
+    return text
+
+
+def clean(value: Json) -> Json:
+    """JSON without what databases refuse: NUL and lone surrogates in text, NaN and infinity."""
+    if isinstance(value, str):
+        if value.isprintable():
+            return value
+        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {clean(str(k)): clean(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [clean(v) for v in value]
+    return value
+
+
+def _cleaned(outcome: Outcome) -> Outcome:
+    if not isinstance(outcome, Succeeded):
+        return outcome
+    result = outcome.result
+    try:
+        output = clean(result.output)
+        orjson.dumps(output)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Unstorable(f"The result is no JSON: {error}") from None
+    text = None if result.text is None else clean(result.text)
+    kept = Result(output, text, result.artifacts, dict(result.usage), result.cost)
+    return Succeeded(kept, external_id=outcome.external_id)
+
+
+def _detail(info: ErrorInfo) -> dict[str, Any]:
+    try:
+        detail: dict[str, Any] = clean(dict(info.detail))
+        return detail if len(orjson.dumps(detail)) <= 8192 else {}
+    except (TypeError, ValueError, RecursionError):
+        return {}
+
+
+def _translated(error: Exception, ready: Ready) -> ProviderFailure | None:
+    translator = ready.provider.translator
+    if translator is None:
+        return None
+    try:
+        return translator(error)
+    except Exception:  # a translator that fails has translated nothing
+        return None
+
+
+def _http(error: Exception, *, unsure: bool) -> ProviderFailure | None:
+    """For plugins that use `call.http` and say nothing themselves."""
+    if isinstance(error, _NEVER_SENT):
+        return Unavailable(f"Cannot connect: {error}")
+    if isinstance(error, httpx.TransportError):
+        said = f"{type(error).__name__}: {error}"
+        return OutcomeUnknown(said) if unsure else Unavailable(said)
+    if not isinstance(error, httpx.HTTPStatusError):
+        return None
+    status = error.response.status_code
+    said = f"HTTP {status} from {error.request.url.host}"
+    if status in _BY_STATUS:
+        return _BY_STATUS[status](said, retry_after=retry_after(error.response))
+    if status < 500:
+        return InvalidInput(said)
+    return OutcomeUnknown(said) if unsure else Unavailable(said)
+
+
+def retry_after(response: httpx.Response) -> float | None:
+    """Seconds from a `Retry-After` of the plain form (RFC 9110, 10.2.3); dates are left out."""
+    value = response.headers.get("retry-after", "")
+    return min(float(value), 86_400.0) if value.isascii() and value.isdigit() else None

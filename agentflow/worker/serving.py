@@ -1,0 +1,84 @@
+"""The worker on its Taskiq brokers: one registration per task, two receivers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from pydantic import TypeAdapter
+from taskiq.acks import AcknowledgeType
+from taskiq.receiver import Receiver
+
+from agentflow.transport.conversation import Chore, Message
+from agentflow.transport.local import CHORE, LocalBroker, QueueBroker
+from agentflow.worker.chores import do_chore
+from agentflow.worker.worker import Worker
+
+_MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
+_CHORE: TypeAdapter[Chore] = TypeAdapter(Chore)
+
+CHORES_AT_ONCE = 32
+
+
+def register(broker: LocalBroker, worker: Worker) -> None:
+    """Each task under its own name on the calls' broker; all chores under one on the other."""
+
+    async def call(message: dict[str, Any]) -> None:
+        await worker.execute(_MESSAGE.validate_python(message))
+
+    async def chore(message: dict[str, Any]) -> None:
+        await do_chore(worker, _CHORE.validate_python(message))
+
+    for name in worker.catalogue.tasks:
+        broker.calls.register_task(_named(call, name), task_name=name)
+    broker.chores.register_task(chore, task_name=CHORE)
+
+
+def _named(function: Any, name: str) -> Any:
+    """A function object of its own, since Taskiq writes the task into its module by name."""
+
+    async def run(message: dict[str, Any]) -> None:
+        await function(message)
+
+    run.__name__ = run.__qualname__ = name.replace(".", "_")
+    return run
+
+
+class Serving:
+    """Receives from both brokers until stopped."""
+
+    def __init__(self, broker: LocalBroker, worker: Worker, concurrency: int) -> None:
+        self._worker = worker
+        self._finish = asyncio.Event()
+        self._receivers = [
+            _receiver(broker.calls, concurrency),
+            _receiver(broker.chores, CHORES_AT_ONCE),
+        ]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(r.listen(self._finish)) for r in self._receivers]
+        self._tasks.append(asyncio.create_task(self._worker.beat(), name="agentflow-beat"))
+
+    async def stop(self, grace: float) -> None:
+        """Take nothing new, give running calls `grace` seconds, hand back the rest."""
+        self._finish.set()
+        await self._worker.drain(grace)
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+def _receiver(broker: QueueBroker, at_once: int) -> Receiver:
+    return Receiver(
+        broker,
+        ack_type=AcknowledgeType.WHEN_RECEIVED,
+        max_async_tasks=at_once,
+        max_prefetch=0,
+        run_startup=False,
+        validate_params=False,
+        wait_tasks_timeout=0.1,
+    )

@@ -1,0 +1,323 @@
+"""The worker: claims attempts, makes their calls, and reports until the writer has confirmed.
+
+It has no database and cannot submit. Every task is registered in Taskiq under its own name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import orjson
+import structlog
+
+from agentflow.artifacts import ArtifactStore, Source, collect, guarded_client
+from agentflow.core.events import (
+    Abandoned,
+    Canceled,
+    Envelope,
+    Event,
+    Failed,
+    Progressed,
+    Succeeded,
+)
+from agentflow.core.events import Source as From
+from agentflow.core.providers import Task
+from agentflow.core.results import Artifact, Custody, artifact_place
+from agentflow.errors import InvalidInput, ProviderFailure
+from agentflow.plugins.catalogue import Catalogue, Ready
+from agentflow.transport.conversation import Claim, Denied, Granted, Message, WorkerSide
+from agentflow.types import Clock, JobId, Token, new_id
+from agentflow.worker.call import Call
+from agentflow.worker.outcomes import failure_of, outcome_of
+from agentflow.worker.spool import Spool
+
+log = structlog.get_logger(__name__)
+
+PROGRESS_EVERY = 0.5
+"""Seconds between two reports of progress of one attempt."""
+
+
+class Worker:
+    """`max_result` and `max_artifact` are in bytes."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        writer: WorkerSide,
+        store: ArtifactStore,
+        spool: Spool,
+        clock: Clock,
+        *,
+        max_result: int,
+        max_artifact: int,
+        allow_downloads: frozenset[str] = frozenset(),
+    ) -> None:
+        self.id = new_id("worker")
+        self.catalogue, self.writer, self.store = catalogue, writer, store
+        self.spool, self.clock = spool, clock
+        self.max_result, self.max_artifact = max_result, max_artifact
+        self.http = httpx.AsyncClient(timeout=30.0, follow_redirects=False)
+        self.downloads = guarded_client(allow_downloads)
+        self.running: dict[tuple[JobId, int], Running] = {}
+        self.collecting: set[tuple[JobId, int]] = set()
+        self._reports: set[asyncio.Task[None]] = set()
+
+    async def recover(self) -> None:
+        """Say again what an earlier process did not get confirmed."""
+        for envelope in self.spool.recover():
+            await self.writer.report(envelope)
+            self.spool.confirmed(envelope)
+
+    async def execute(self, message: Message) -> None:
+        """One broker message: claim, call, report. Never raises but for cancellation."""
+        task = self.catalogue.task(message.task)
+        nonce = new_id("nonce")
+        claim = Claim(message.job_id, message.attempt, nonce, self.id)
+        if task.policy.repeatable:
+            asking = asyncio.ensure_future(self.writer.claim(claim))
+            grant = Granted(task.policy.timeout, self.clock.now(), True)
+            await self._call(task, message, grant, nonce, asking)
+            return
+        answer = await self.writer.claim(claim)
+        if isinstance(answer, Denied):
+            log.debug("Claim denied", job_id=message.job_id, reason=answer.reason)
+            return
+        await self._call(task, message, answer, nonce, None)
+
+    def stop_attempt(self, job: JobId, attempt: int) -> None:
+        """Cancel the attempt's task, unless its create is in flight: that must answer first."""
+        running = self.running.get((job, attempt))
+        if running is not None and not running.shielded:
+            running.canceled = True
+            running.task.cancel()
+
+    async def drain(self, grace: float) -> None:
+        """Let running calls end for `grace` seconds; hand back what then still runs."""
+        tasks = {r.task for r in self.running.values()}
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace)
+        for (job, attempt), running in list(self.running.items()):
+            running.abandoned = True
+            running.task.cancel()
+            log.warning("Call abandoned", job_id=job, attempt=attempt)
+        left = {r.task for r in self.running.values()} | self._reports
+        if left:
+            await asyncio.wait(left, timeout=5.0)
+
+    async def close(self) -> None:
+        await self.http.aclose()
+        await self.downloads.aclose()
+        self.spool.close()
+
+    async def beat(self) -> None:
+        """Tell the writer, again and again, that these attempts live."""
+        while True:
+            shortest = min((t.policy.lease for t in self.catalogue.tasks.values()), default=15.0)
+            await asyncio.sleep(shortest / 3)
+            alive = [*self.running, *self.collecting]
+            if alive:
+                self.writer.beat(self.id, alive)
+
+    async def report(self, envelope: Envelope) -> None:
+        """Keep it in the spool until the writer has committed it."""
+        self.spool.add(envelope)
+        await self.writer.report(envelope)
+        self.spool.confirmed(envelope)
+
+    def envelope(self, job: JobId, id: str, event: Event, source: From = From.WORKER) -> Envelope:
+        return Envelope(id, source, self.clock.now(), job, event)
+
+    # -- one call --------------------------------------------------------------------------------
+
+    async def _call(
+        self,
+        task: Task[Any],
+        message: Message,
+        grant: Granted,
+        nonce: str,
+        asking: asyncio.Future[Granted | Denied] | None,
+    ) -> None:
+        ready = self.catalogue.of_task(task.name)
+        shielded = not task.policy.repeatable and not ready.provider.local
+        work = asyncio.ensure_future(self._outcome(task, ready, message, grant, shielded))
+        running = Running(work, shielded)
+        key = (message.job_id, message.attempt)
+        self.running[key] = running
+        try:
+            event = await _ended(work)
+            if asking is not None and isinstance(await asking, Denied):
+                return
+            if running.abandoned and event is None:
+                event = Abandoned(called=True)
+            event = event or (Canceled() if running.canceled else Abandoned(called=True))
+            numbered = replace(event, attempt=message.attempt)
+            id = f"out:{message.attempt}:{nonce}"
+            await self.report(self.envelope(message.job_id, id, numbered))
+        finally:
+            self.running.pop(key, None)
+
+    async def _outcome(
+        self, task: Task[Any], ready: Ready, message: Message, grant: Granted, shielded: bool
+    ) -> Event:
+        """Run the task's function. Everything but cancellation becomes an event."""
+        call = self.make_call(task, ready, message.job_id, message.attempt, message.token, grant)
+        try:
+            input = task.validate(message.input)
+            async with asyncio.timeout(grant.timeout):
+                returned = await run_function(task.function, call, input)
+            return await self.stored(outcome_of(returned), message.job_id)
+        except ProviderFailure as failure:
+            return Failed(failure_of(failure, ready, task, unsure=shielded))
+        except Exception as error:  # the plugin's code and whatever it calls
+            log.info(
+                "Call failed", job_id=message.job_id, task=task.name, kind=type(error).__name__
+            )
+            return Failed(failure_of(error, ready, task, unsure=shielded))
+
+    def make_call(
+        self,
+        task: Task[Any],
+        ready: Ready,
+        job: JobId,
+        attempt: int,
+        token: Token,
+        grant: Granted,
+    ) -> Call:
+        last = 0.0
+
+        def progress(fraction: float | None, text: str | None) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last < PROGRESS_EVERY and fraction != 1.0:
+                return
+            last = now
+            event = Progressed(fraction=fraction, message=text, attempt=attempt)
+            self._tell(self.envelope(job, new_id(f"progress:{attempt}"), event))
+
+        return Call(
+            settings=ready.settings,
+            http=self.http,
+            job_id=job,
+            attempt=attempt,
+            token=token,
+            webhook_url=self.catalogue.webhook_url(task.name, token),
+            idempotency_key=f"{job}:{attempt}",
+            timeout=grant.timeout,
+            deadline=grant.deadline,
+            log=log.bind(job_id=job, attempt=attempt, task=task.name),
+            on_progress=progress,
+            open_artifact=self._open_artifact,
+        )
+
+    def _tell(self, envelope: Envelope) -> None:
+        """Report something whose loss would matter little."""
+        report = asyncio.ensure_future(self.writer.report(envelope))
+        self._reports.add(report)
+        report.add_done_callback(self._reports.discard)
+
+    @asynccontextmanager
+    async def _open_artifact(self, id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        place = artifact_place(id)
+        key = artifact_key(*place) if place else ""
+        if not place or await self.store.size(key) is None:
+            raise InvalidInput(f"There is no file {id} in custody")
+        yield await self.store.open(key)
+
+    # -- results ---------------------------------------------------------------------------------
+
+    async def stored(self, outcome: Event, job: JobId) -> Event:
+        """An outcome fit for a row: inline files and large outputs go straight into custody."""
+        if not isinstance(outcome, Succeeded):
+            return outcome
+        result = outcome.result
+        artifacts = [
+            await self.copy(a, artifact_key(job, i), None) if _inline(a) else a
+            for i, a in enumerate(result.artifacts)
+        ]
+        output = result.output
+        encoded = orjson.dumps([output, result.text])
+        text = result.text
+        if len(encoded) > self.max_result:
+            index = len(artifacts)
+            key = artifact_key(job, index)
+            kept = await self.store.put(
+                key, _once(orjson.dumps(output)), max_bytes=self.max_artifact
+            )
+            artifacts.append(
+                Artifact(
+                    None, "output.json", "application/json", status=Custody.STORED,
+                    sha256=kept.sha256, size=kept.size, key=key,
+                )
+            )  # fmt: skip
+            output, text = None, None
+        return replace(
+            outcome, result=replace(result, output=output, text=text, artifacts=artifacts)
+        )
+
+    async def copy(self, artifact: Artifact, key: str, hosts: Any) -> Artifact:
+        """The artifact in custody. Raises what `collect` raises."""
+        assert artifact.url is not None, "a pending artifact has a source"
+        source = Source(url=artifact.url, media_type=artifact.media_type, name=artifact.name)
+        kept = await collect(
+            source,
+            self.store,
+            self.downloads,
+            key=key,
+            max_bytes=self.max_artifact,
+            allowed_hosts=hosts,
+        )
+        url = None if _inline(artifact) else artifact.url
+        return replace(
+            artifact, url=url, status=Custody.STORED, key=kept.key, sha256=kept.sha256,
+            size=kept.size, media_type=kept.media_type, name=kept.name,
+        )  # fmt: skip
+
+
+class Running:
+    """A call under way."""
+
+    __slots__ = ("abandoned", "canceled", "shielded", "task")
+
+    def __init__(self, task: asyncio.Future[Event], shielded: bool) -> None:
+        self.task, self.shielded = task, shielded
+        self.canceled = self.abandoned = False
+
+
+def artifact_key(job: JobId, index: int) -> str:
+    """Where a file lies in the store: derived from its id, so that no look-up is needed."""
+    digits = job.removeprefix("job_")
+    return f"{digits[:8]}/{digits}/{index}"
+
+
+def _inline(artifact: Artifact) -> bool:
+    return artifact.url is not None and artifact.url.startswith("data:")
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def run_function(function: Any, *args: Any) -> Any:
+    """Await an async function; run a plain one in a thread."""
+    if inspect.iscoroutinefunction(function):
+        return await function(*args)
+    returned = await asyncio.to_thread(function, *args)
+    return await returned if inspect.isawaitable(returned) else returned
+
+
+async def _ended(work: asyncio.Future[Event]) -> Event | None:
+    """The work's outcome; None if it was cancelled. Our own cancellation does not reach it."""
+    await asyncio.wait([work])
+    if work.cancelled():
+        return None
+    with contextlib.suppress(asyncio.CancelledError):
+        return work.result()
+    return None

@@ -1,0 +1,271 @@
+"""The inbox on its way into the batch: deliveries are read and matched, commands understood."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias
+
+import orjson
+
+from agentflow.core.events import Accepted, CancelRequested, Envelope, Event, Source
+from agentflow.core.providers import Fact
+from agentflow.plugins.catalogue import Catalogue
+from agentflow.store.rows import Row
+from agentflow.store.sql import Sql
+from agentflow.types import JobId
+from agentflow.webhooks.reading import delivery_of, facts_of, type_of
+from agentflow.writer.handlers import WebhookEvent, explain
+from agentflow.writer.loading import attempts_by_external_id, attempts_by_token
+
+COLUMNS = (
+    '"id", "tenant", "kind", "provider", "dedup_key", "token", "type", "headers", "body",'
+    ' "job_id", "received_at"'
+)
+
+
+Places: TypeAlias = dict[tuple[str, str], tuple[JobId, int]]
+"""(provider, external id) → (job, attempt)."""
+
+
+@dataclass(slots=True)
+class Letter:
+    """One inbox row and what came of reading it."""
+
+    row: Row
+    run: str = ""
+    """Set on a replay, so that its facts are not taken for repeats."""
+    envelopes: list[Envelope] = field(default_factory=list)
+    unmatched: set[str] = field(default_factory=set)
+    event: WebhookEvent | None = None
+    handler_run: str | None = None
+    status: str = "applied"
+    reason: str | None = None
+    error: str | None = None
+
+    @property
+    def provider(self) -> str:
+        name: str = self.row["provider"]
+        return name
+
+    @property
+    def id(self) -> str:
+        found: str = self.row["id"]
+        return found
+
+    waits: bool = False
+    """Its handlers had no time: the row stays as it is for the next turn."""
+
+    def judge(self, says_something: bool) -> None:
+        """What the row is called after its facts were looked at."""
+        if self.status == "failed":
+            return
+        if self.envelopes:
+            self.status, self.reason = "applied", None
+        elif self.unmatched:
+            self.status, self.reason = "parked", "no_such_attempt"
+        else:
+            self.status = "ignored"
+            self.reason = "no_such_attempt" if says_something else "unknown"
+
+    def fail(self, error: BaseException | str) -> None:
+        self.status, self.reason = "failed", "error"
+        self.error = error if isinstance(error, str) else explain(error)
+        self.envelopes.clear()
+
+
+async def received(sql: Sql, most: int) -> list[Letter]:
+    """The rows nobody has applied yet, oldest first."""
+    rows = await sql.rows(
+        f'SELECT {COLUMNS} FROM "agentflow_inbox" WHERE "status" = \'received\''
+        f' ORDER BY "id" LIMIT {most}'
+    )
+    return [Letter(row) for row in rows]
+
+
+async def rows_of(sql: Sql, ids: Sequence[str]) -> dict[str, Row]:
+    if not ids:
+        return {}
+    rows = await sql.rows(
+        f'SELECT {COLUMNS} FROM "agentflow_inbox" WHERE {sql.among("id", 1)}', [sql.array(ids)]
+    )
+    return {row["id"]: row for row in rows}
+
+
+async def understand(
+    sql: Sql, letters: Sequence[Letter], catalogue: Catalogue, now: datetime
+) -> list[Letter]:
+    """Read commands and deliveries; a replay adds the letter it asks for. Nothing is raised."""
+    replays = [letter for letter in letters if _command(letter, now) == "replay"]
+    targets = await rows_of(sql, [_target(letter) for letter in replays])
+    again = []
+    for letter in replays:
+        row = targets.get(_target(letter))
+        if row is None:
+            letter.fail("there is no such delivery any more")
+        else:
+            again.append(Letter(row, run=letter.id))
+    deliveries = [*(x for x in letters if x.row["kind"] == "webhook"), *again]
+    await match(sql, deliveries, catalogue, now)
+    return again
+
+
+async def match(
+    sql: Sql,
+    letters: Sequence[Letter],
+    catalogue: Catalogue,
+    now: datetime,
+    known: Places | None = None,
+) -> None:
+    """Find the attempt of each fact: by the token in the URL, else by the external id.
+
+    With `known`, only facts about its external ids are looked at: they were unmatched before.
+    """
+    facts = [(letter, _facts(letter, catalogue, now)) for letter in letters]
+    tokens = {x.row["token"] for x, found in facts if found and x.row["token"]}
+    by_token = await attempts_by_token(sql, tokens)
+    by_id = await _by_external_id(sql, facts) if known is None else known
+    for letter, found in facts:
+        for index, fact in enumerate(found):
+            external = _external_id(fact)
+            if known is not None and (letter.row["provider"], external) not in known:
+                continue
+            place = by_token.get(letter.row["token"] or "")
+            place = place or by_id.get((letter.row["provider"], external or ""))
+            if place is not None:
+                letter.envelopes.append(_envelope(letter, index, fact, place))
+                letter.unmatched.discard(external or "")
+            elif external is not None:
+                letter.unmatched.add(external)
+        letter.judge(bool(found))
+
+
+async def _by_external_id(sql: Sql, facts: Sequence[tuple[Letter, list[Fact]]]) -> Places:
+    """Where the external ids of these facts are at home."""
+    asked: dict[str, set[str]] = {}
+    for letter, found in facts:
+        ids = {e for e in map(_external_id, found) if e is not None}
+        asked.setdefault(letter.row["provider"], set()).update(ids)
+    places: Places = {}
+    for provider, ids in asked.items():
+        for external, place in (await attempts_by_external_id(sql, provider, ids)).items():
+            places[provider, external] = place
+    return places
+
+
+def _command(letter: Letter, now: datetime) -> str | None:
+    """Understand a command; deliveries are left alone."""
+    if letter.row["kind"] != "command":
+        return None
+    try:
+        said: dict[str, Any] = orjson.loads(letter.row["body"])
+        match said:
+            case {"command": "cancel", "job": str(job)}:
+                letter.envelopes.append(
+                    Envelope(f"cmd:{letter.id}", Source.API, now, JobId(job), CancelRequested())
+                )
+            case {"command": "replay", "delivery": str()}:
+                return "replay"
+            case {"command": "retry_handler", "run": str(run)}:
+                letter.handler_run = run
+            case _:
+                letter.fail("this version knows no such command")
+    except ValueError as error:
+        letter.fail(error)
+    return "command"
+
+
+def _target(letter: Letter) -> str:
+    return str(orjson.loads(letter.row["body"])["delivery"])
+
+
+def _facts(letter: Letter, catalogue: Catalogue, now: datetime) -> list[Fact]:
+    """The plugin's reading of a delivery; what it raises is kept with the row."""
+    ready = catalogue.providers.get(letter.row["provider"])
+    if ready is None:
+        letter.fail(f"the plugin of {letter.row['provider']} is not installed")
+        return []
+    delivery = delivery_of(letter.row)
+    letter.event = WebhookEvent(delivery, type_of(ready.provider, delivery), now)
+    try:
+        return facts_of(ready.provider, delivery)
+    except Exception as error:  # a stranger's code on a stranger's bytes
+        letter.fail(error)
+        return []
+
+
+def _external_id(fact: Fact) -> str | None:
+    return fact.external_id or getattr(fact.event, "external_id", None)
+
+
+def _envelope(letter: Letter, index: int, fact: Fact, place: tuple[JobId, int]) -> Envelope:
+    job, attempt = place
+    event: Event
+    if isinstance(fact.event, Accepted):
+        event = replace(fact.event, attempt=attempt)
+    else:
+        event = replace(fact.event, attempt=attempt, external_id=_external_id(fact))
+    id = f"wh:{letter.row['id']}:{index}" + (f":{letter.run}" if letter.run else "")
+    return Envelope(id, Source.WEBHOOK, letter.row["received_at"], job, event)
+
+
+async def settle(sql: Sql, letters: Sequence[Letter], now: datetime, park_for: float) -> None:
+    """Write what became of each row; unmatched ids are parked until their attempt shows up."""
+    until = now + timedelta(seconds=park_for)
+    await sql.update(
+        "agentflow_inbox",
+        ("status", "reason", "error", "type", "job_id", "applied_at", "wake_at"),
+        ("id",),
+        [
+            [
+                x.status,
+                x.reason,
+                x.error,
+                x.event.type[:128] if x.event and x.event.type else None,
+                x.envelopes[0].job_id if x.envelopes else x.row["job_id"],
+                now,
+                until if x.unmatched else None,
+                x.id,
+            ]
+            for x in letters
+        ],
+    )
+    await sql.insert(
+        "agentflow_parked",
+        ("inbox_id", "provider", "external_id"),
+        [(x.id, x.row["provider"], e) for x in letters for e in sorted(x.unmatched)],
+        'ON CONFLICT ("provider", "external_id", "inbox_id") DO NOTHING',
+    )
+
+
+async def unpark(sql: Sql, external_ids: set[tuple[str, str]]) -> list[str]:
+    """The deliveries parked under these (provider, external id) pairs, taken off the list."""
+    if not external_ids:
+        return []
+    rows = await sql.rows(
+        'SELECT "id", "inbox_id", "provider", "external_id" FROM "agentflow_parked"'
+        f" WHERE {sql.among('external_id', 1)}",
+        [sql.array({e for _, e in external_ids})],
+    )
+    chosen = [r for r in rows if (r["provider"], r["external_id"]) in external_ids]
+    if chosen:
+        await sql.rows(
+            f'DELETE FROM "agentflow_parked" WHERE {sql.among("id", 1, "bigint")}',
+            [sql.array(r["id"] for r in chosen)],
+        )
+    return list(dict.fromkeys(r["inbox_id"] for r in chosen))
+
+
+async def expire_parked(sql: Sql, now: datetime) -> None:
+    """Deliveries for nobody, kept long enough."""
+    await sql.rows(
+        'DELETE FROM "agentflow_parked" WHERE "inbox_id" IN (SELECT "id" FROM "agentflow_inbox"'
+        f' WHERE "wake_at" <= {sql.mark(1)})',
+        [now],
+    )
+    await sql.rows(
+        'UPDATE "agentflow_inbox" SET "status" = CASE WHEN "status" = \'parked\' THEN \'expired\''
+        f' ELSE "status" END, "wake_at" = NULL WHERE "wake_at" <= {sql.mark(1)}',
+        [now],
+    )

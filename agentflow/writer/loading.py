@@ -1,0 +1,129 @@
+"""What the writer reads inside its transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any
+
+from agentflow.core.job import Attempt, Job
+from agentflow.store.rows import JOB_COLUMNS, Row, attempt_from, job_from, loads
+from agentflow.store.sql import Sql
+from agentflow.types import JobId, Json
+
+_BESIDE = ("entity", "tags", "metadata", "input")
+_COLUMNS = ", ".join(f'"{c}"' for c in (*JOB_COLUMNS, *_BESIDE))
+_ATTEMPTS = '"job_id", "number", "token", "nonce", "worker", "external_id", "started_at"'
+
+
+class Beside:
+    """A job's columns that no decision depends on, parsed when somebody asks."""
+
+    __slots__ = ("_row",)
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+
+    @property
+    def entity(self) -> str | None:
+        entity: str | None = self._row["entity"]
+        return entity
+
+    @property
+    def tags(self) -> list[str]:
+        return list(loads(self._row["tags"]))
+
+    @property
+    def metadata(self) -> dict[str, Json]:
+        return dict(loads(self._row["metadata"]))
+
+    @property
+    def input(self) -> Json:
+        return loads(self._row["input"])
+
+
+async def load_jobs(sql: Sql, ids: Collection[str]) -> dict[JobId, tuple[Job, Beside]]:
+    """The jobs with all their attempts, by id; unknown ids are left out."""
+    if not ids:
+        return {}
+    wanted = sql.array(ids)
+    rows = await sql.rows(
+        f'SELECT {_COLUMNS} FROM "agentflow_jobs" WHERE {sql.among("id", 1)}', [wanted]
+    )
+    tries = await sql.rows(
+        f'SELECT {_ATTEMPTS} FROM "agentflow_attempts" WHERE {sql.among("job_id", 1)}'
+        ' ORDER BY "job_id", "number"',
+        [wanted],
+    )
+    attempts: dict[str, list[Attempt]] = {}
+    for row in tries:
+        attempts.setdefault(row["job_id"], []).append(attempt_from(row))
+    return {JobId(r["id"]): (job_from(r, attempts[r["id"]]), Beside(r)) for r in rows}
+
+
+async def known_envelopes(sql: Sql, wanted: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Which of these (job, envelope id) pairs the history has already."""
+    if not wanted:
+        return set()
+    rows = await sql.rows(
+        'SELECT "job_id", "envelope_id" FROM "agentflow_history"'
+        f" WHERE {sql.among('job_id', 1)} AND {sql.among('envelope_id', 2)}",
+        [sql.array({j for j, _ in wanted}), sql.array({e for _, e in wanted})],
+    )
+    return {(r["job_id"], r["envelope_id"]) for r in rows}
+
+
+async def due_jobs(sql: Sql, now: datetime, room: int, most: int) -> list[str]:
+    """Jobs whose alarm went off. Queued ones, by priority, only as many as the broker takes."""
+    due = await sql.rows(
+        f'SELECT "id" FROM "agentflow_jobs" WHERE "wake_at" <= {sql.mark(1)}'
+        f' AND ("status" <> \'queued\' OR "deadline" <= {sql.mark(2)})'
+        f' ORDER BY "wake_at" LIMIT {most}',
+        [now, now],
+    )
+    if room > 0:
+        due += await sql.rows(
+            'SELECT "id" FROM "agentflow_jobs" WHERE "status" = \'queued\''
+            f' AND "wake_at" <= {sql.mark(1)} AND "deadline" > {sql.mark(2)}'
+            f' ORDER BY "priority" DESC, "id" LIMIT {min(room, most)}',
+            [now, now],
+        )
+    return [row["id"] for row in due]
+
+
+async def next_alarm(sql: Sql, *, with_queued: bool) -> Any:
+    """The earliest instant at which something of ours is due; None if nothing is."""
+    queued = "" if with_queued else "AND \"status\" <> 'queued'"
+    rows = await sql.rows(
+        'SELECT MIN("at") AS "at" FROM ('
+        f' SELECT MIN("wake_at") AS "at" FROM "agentflow_jobs" WHERE "wake_at" IS NOT NULL {queued}'
+        ' UNION ALL SELECT MIN("wake_at") FROM "agentflow_inbox" WHERE "wake_at" IS NOT NULL'
+        ' UNION ALL SELECT MIN("wake_at") FROM "agentflow_handler_runs"'
+        ' WHERE "wake_at" IS NOT NULL) AS "alarms"'
+    )
+    return rows[0]["at"] if rows else None
+
+
+async def attempts_by_token(sql: Sql, tokens: Collection[str]) -> dict[str, tuple[JobId, int]]:
+    if not tokens:
+        return {}
+    rows = await sql.rows(
+        'SELECT "token", "job_id", "number" FROM "agentflow_attempts"'
+        f" WHERE {sql.among('token', 1)}",
+        [sql.array(tokens)],
+    )
+    return {r["token"]: (JobId(r["job_id"]), r["number"]) for r in rows}
+
+
+async def attempts_by_external_id(
+    sql: Sql, provider: str, ids: Collection[str]
+) -> dict[str, tuple[JobId, int]]:
+    """The newest attempt for each id the provider uses."""
+    if not ids:
+        return {}
+    rows = await sql.rows(
+        'SELECT "external_id", "job_id", "number" FROM "agentflow_attempts"'
+        f' WHERE "provider" = {sql.mark(1)} AND {sql.among("external_id", 2)} ORDER BY "id"',
+        [provider, sql.array(ids)],
+    )
+    return {r["external_id"]: (JobId(r["job_id"]), r["number"]) for r in rows}

@@ -1,0 +1,340 @@
+"""One turn of the writer: everything heard, received and due, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import structlog
+from tortoise.backends.base.client import BaseDBAsyncClient
+
+from agentflow.core.events import Envelope, Source, Started, Woke
+from agentflow.core.job import Job, Phase, Status
+from agentflow.core.submission import NewJob
+from agentflow.core.transition import Effect, Ring
+from agentflow.plugins.catalogue import Catalogue
+from agentflow.store.rows import dumps, loads
+from agentflow.store.sql import Sql
+from agentflow.transport.conversation import Chore, Claim, Denied, Granted, Message
+from agentflow.transport.local import Beat, Heard
+from agentflow.types import JobId
+from agentflow.writer.batch import Batch, Held
+from agentflow.writer.handlers import Handler, HandlerEvent, Handlers
+from agentflow.writer.inbox import (
+    Letter,
+    Places,
+    expire_parked,
+    match,
+    received,
+    rows_of,
+    settle,
+    understand,
+    unpark,
+)
+from agentflow.writer.loading import due_jobs, known_envelopes, load_jobs
+from agentflow.writer.replays import handler_retries
+from agentflow.writer.runs import (
+    RUN_COLUMNS,
+    Budget,
+    BudgetSpentError,
+    Prepare,
+    job_event,
+    run_all,
+    run_row,
+)
+
+log = structlog.get_logger(__name__)
+
+MOST = 200
+
+
+@dataclass(slots=True)
+class Done:
+    """What follows the commit."""
+
+    answers: list[tuple[Heard, Granted | Denied | None]] = field(default_factory=list)
+    given_back: list[Heard] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    chores: list[Chore] = field(default_factory=list)
+    changed: list[JobId] = field(default_factory=list)
+    new_jobs: list[NewJob] = field(default_factory=list)
+    owed: bool = False
+    more: bool = False
+    """There is more to do at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a turn works with. `handler_budget` and `handler_timeout` are in seconds."""
+
+    catalogue: Catalogue
+    handlers: Handlers
+    prepare: Prepare
+    room: Callable[[], int]
+    handler_budget: float
+    handler_timeout: float
+    park_for: float
+
+
+class Turn:
+    def __init__(
+        self,
+        tools: Tools,
+        tx: BaseDBAsyncClient,
+        now: datetime,
+        heard: Sequence[Heard],
+        *,
+        alarms: bool,
+        calls_handlers: bool = True,
+    ) -> None:
+        self.tools, self.now, self.heard = tools, now, heard
+        self.sql = Sql(tx)
+        self.alarms, self.calls_handlers = alarms, calls_handlers
+        self.batch = Batch(now)
+        self.budget = Budget(tools.handler_budget, tools.handler_timeout)
+        self.letters: list[Letter] = []
+        self.done = Done()
+        self.skipped: set[JobId] = set()
+
+    async def take(self) -> Done:
+        """Do it all but the commit. What is raised undoes everything."""
+        self.letters = await received(self.sql, MOST)
+        again = await understand(self.sql, self.letters, self.tools.catalogue, self.now)
+        self.letters += again
+        drained = len(self.letters) < MOST and len(self.heard) < MOST
+        self.done.more = not drained
+        due: list[str] = []
+        if self.alarms and drained:  # rule 8: silence is judged when everything heard was read
+            due = await due_jobs(self.sql, self.now, self.tools.room(), MOST)
+            await expire_parked(self.sql, self.now)
+        envelopes = [(h, _envelope(h, self.now)) for h in self.heard]
+        await self._hold(envelopes, due)
+        self._apply_all([e for _, e in envelopes if e])
+        self._apply_letters(self.letters)
+        for id in due:
+            self._wake(JobId(id))
+        await self._match_parked(due)
+        await self._finish()
+        self._answer(envelopes)
+        return self.done
+
+    async def _hold(
+        self, envelopes: Sequence[tuple[Heard, Envelope | None]], due: Sequence[str]
+    ) -> None:
+        """Read every job this turn is about, and which envelopes were applied before."""
+        said = [e for _, e in envelopes if e]
+        said += [e for letter in self.letters for e in letter.envelopes]
+        beats = {j for h in self.heard if isinstance(h.said, Beat) for j, _ in h.said.attempts}
+        self.batch.hold(await load_jobs(self.sql, {e.job_id for e in said} | beats | set(due)))
+        self.batch.seen |= await known_envelopes(self.sql, [(e.job_id, e.id) for e in said])
+        for h in self.heard:
+            if isinstance(h.said, Beat):
+                for job, attempt in h.said.attempts:
+                    self.batch.beat(job, attempt)
+
+    def _apply_all(self, envelopes: Sequence[Envelope]) -> None:
+        for envelope in envelopes:
+            self.batch.apply(envelope)
+
+    def _apply_letters(self, letters: Sequence[Letter]) -> None:
+        for letter in letters:
+            for envelope in letter.envelopes:
+                if self.batch.job(envelope.job_id) is None:
+                    letter.fail("there is no such job")
+                    break
+                reason = self.batch.apply(envelope)
+                letter.reason = reason or letter.reason or "repeated"
+
+    def _wake(self, id: JobId) -> None:
+        job = self.batch.job(id)
+        if job is None:
+            return
+        self.batch.apply(Envelope(f"clock:{job.version}", Source.CLOCK, self.now, id, Woke()))
+
+    async def _match_parked(self, due: Sequence[str]) -> None:
+        """Deliveries that came before their attempt was known (both sides look second)."""
+        for _ in range(3):
+            places = self._places(due)
+            here = [x for x in self.letters if any((x.provider, e) in places for e in x.unmatched)]
+            parked = await rows_of(self.sql, await unpark(self.sql, set(places)))
+            letters = [*here, *(Letter(row) for row in parked.values())]
+            if not letters:
+                return
+            for letter in letters:
+                letter.envelopes = []
+            await match(self.sql, letters, self.tools.catalogue, self.now, places)
+            ids = {e.job_id for x in letters for e in x.envelopes}
+            self.batch.hold(await load_jobs(self.sql, ids - self.batch.held.keys()))
+            self._apply_letters(letters)
+            for letter in letters[len(here) :]:
+                letter.event = None  # `on_webhook` saw it when it came
+                self.letters.append(letter)
+            due = ()
+
+    def _places(self, due: Sequence[str]) -> Places:
+        """External ids that are news, or that the alarm of a waiting job asks about."""
+        places: Places = {}
+        for id, held in self.batch.held.items():
+            asks = id in due and held.job.phase is Phase.PROVIDER
+            for attempt in held.job.attempts:
+                external = attempt.external_id
+                if external and (asks or external in held.learned):
+                    places[_provider(held.job), external] = (id, attempt.number)
+        return places
+
+    async def _finish(self) -> None:
+        """Handlers, then rows: a job whose handlers must wait is not written in this turn."""
+        for letter in [x for x in self.letters if x.event is not None]:
+            await self._tell_webhook(letter)
+        written: list[JobId] = []
+        for id, held in self.batch.held.items():
+            if not held.entries and held.job == held.before and not held.rings:
+                continue
+            if await self._tell(held):
+                written.append(id)
+            else:
+                self.skipped.add(id)
+        await self.batch.write(self.sql, written)
+        kept = [x for x in self.letters if not self._postponed(x)]
+        self.done.more |= len(kept) < len(self.letters) or bool(self.skipped)
+        await self._retry_handlers(kept)
+        await settle(self.sql, kept, self.now, self.tools.park_for)
+        for id in written:
+            self._collect_rings(self.batch.held[id])
+        self.done.changed += [id for id in written if self.batch.held[id].entries]
+
+    def _postponed(self, letter: Letter) -> bool:
+        """Its row stays `received`; what was applied of it is known by its envelope ids."""
+        return letter.waits or any(e.job_id in self.skipped for e in letter.envelopes)
+
+    async def _tell(self, held: Held) -> bool:
+        """Run the handlers for a job's news; False if the budget does not allow it now."""
+        wanted: list[tuple[Handler, HandlerEvent, str, str | None]] = []
+        for kind, job in held.news:
+            event = None
+            for handler in self.tools.handlers.for_job(job.task, kind):
+                event = event or job_event(kind, job, held.beside, self.now)
+                wanted.append((handler, event, job.tenant, None))
+        return await self._run(wanted)
+
+    async def _tell_webhook(self, letter: Letter) -> None:
+        event = letter.event
+        assert event is not None
+        handlers = self.tools.handlers.for_webhook(letter.row["provider"], event.type)
+        tenant = letter.row["tenant"]
+        ran = await self._run([(handler, event, tenant, letter.id) for handler in handlers])
+        letter.waits = not ran
+        if ran and handlers and letter.status == "ignored":
+            letter.status, letter.reason = "applied", "handled"
+
+    async def _run(self, wanted: list[tuple[Handler, HandlerEvent, str, str | None]]) -> bool:
+        if not wanted:
+            return True
+        if not self.calls_handlers:
+            return await self._set_aside(wanted)
+        try:
+            ran = await run_all(wanted, self.tools.prepare, self.budget, self.now)
+        except BudgetSpentError:
+            return False
+        await self.sql.insert("agentflow_handler_runs", RUN_COLUMNS, ran.rows)
+        self.done.owed |= any(row[7] == "pending" for row in ran.rows)
+        self.done.new_jobs += ran.new_jobs
+        return True
+
+    async def _set_aside(self, wanted: list[tuple[Handler, HandlerEvent, str, str | None]]) -> bool:
+        """After a handler broke the whole transaction: none is run, all are kept for a retry."""
+        broke = RuntimeError("a handler of this batch broke the writer's transaction")
+        rows = [
+            run_row(h, e, tenant=t, now=self.now, inbox_id=i, error=broke) for h, e, t, i in wanted
+        ]
+        await self.sql.insert("agentflow_handler_runs", RUN_COLUMNS, rows)
+        return True
+
+    async def _retry_handlers(self, letters: Sequence[Letter]) -> None:
+        for letter in letters:
+            if letter.handler_run is not None:
+                self.done.new_jobs += await handler_retries(
+                    self.sql, self.tools, letter, self.budget, self.now
+                )
+
+    def _collect_rings(self, held: Held) -> None:
+        for ring in dict.fromkeys(held.rings):
+            if ring.effect is Effect.CALL:
+                if held.job.status is Status.QUEUED and ring.attempt == held.job.attempt:
+                    self.done.messages.append(message_of(held.job, held.beside.input))
+            else:
+                chore = chore_of(held.job, ring)
+                if chore is not None:
+                    self.done.chores.append(chore)
+        if held.job.status is Status.QUEUED and held.before.status is Status.RUNNING:
+            self.done.messages.append(message_of(held.job, held.beside.input))
+
+    def _answer(self, envelopes: Sequence[tuple[Heard, Envelope | None]]) -> None:
+        for heard, envelope in envelopes:
+            if envelope is not None and envelope.job_id in self.skipped:
+                self.done.given_back.append(heard)
+            elif isinstance(heard.said, Claim):
+                self.done.answers.append((heard, grant(self.batch, heard.said, self.tools)))
+            else:
+                self.done.answers.append((heard, None))
+
+
+def _envelope(heard: Heard, now: datetime) -> Envelope | None:
+    match heard.said:
+        case Claim(job_id=job, attempt=attempt, nonce=nonce, worker=worker):
+            event = Started(nonce, worker, attempt=attempt)
+            return Envelope(f"claim:{attempt}:{nonce}", Source.WORKER, now, job, event)
+        case Envelope():
+            return heard.said
+        case Beat():
+            return None
+
+
+def grant(batch: Batch, claim: Claim, tools: Tools) -> Granted | Denied:
+    """The answer to a claim follows from the job as committed, so a repeated claim gets it too."""
+    job = batch.job(claim.job_id)
+    if job is None:
+        return Denied("no_such_job")
+    if job.status is not Status.RUNNING or job.attempt != claim.attempt:
+        return Denied(job.status.value)
+    if job.current.nonce != claim.nonce:
+        return Denied("granted_to_another")
+    webhooks = tools.catalogue.expects_webhooks(job.task)
+    return Granted(job.policy.timeout, job.deadline, webhooks)
+
+
+def _provider(job: Job) -> str:
+    return job.task.split(".", 1)[0]
+
+
+def message_of(job: Job, input: object) -> Message:
+    return Message(job.id, job.attempt, job.current.token, job.task, input)
+
+
+def chore_of(job: Job, ring: Ring) -> Chore | None:
+    """None where there is nothing to name to the provider yet."""
+    attempt = job.numbered(ring.attempt)
+    if attempt is None:
+        return None
+    external_id = ring.external_id or attempt.external_id
+    if ring.effect in {Effect.FETCH, Effect.CANCEL} and external_id is None:
+        return None
+    artifacts = job.result.artifacts if job.result and ring.effect is Effect.COLLECT else ()
+    return Chore(
+        kind=ring.effect.value,
+        job_id=job.id,
+        attempt=ring.attempt,
+        token=attempt.token,
+        task=job.task,
+        tenant=job.tenant,
+        external_id=external_id,
+        since=attempt.started_at or job.created_at,
+        deadline=job.deadline,
+        artifacts=[_plain(a) for a in artifacts],
+    )
+
+
+def _plain(artifact: object) -> dict[str, object]:
+    loaded: dict[str, object] = loads(dumps(artifact))
+    return loaded

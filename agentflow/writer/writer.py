@@ -1,0 +1,220 @@
+"""The writer: the only code that updates rows. See design rules 1 and 5 to 9."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+
+import orjson
+import structlog
+from tortoise.connection import get_connection
+from tortoise.transactions import in_transaction
+
+from agentflow.core.events import Abandoned, Envelope, Source
+from agentflow.store.inserts import InboxEntry, insert_inbox
+from agentflow.store.rows import instant
+from agentflow.store.sql import Sql
+from agentflow.store.sqlite import hold_limit
+from agentflow.transport.conversation import Broker, Claim, Denied
+from agentflow.transport.local import Beat, Heard, LocalConversation
+from agentflow.types import Clock, JobId, new_id
+from agentflow.writer.handlers import explain
+from agentflow.writer.loading import next_alarm
+from agentflow.writer.replays import Owed
+from agentflow.writer.turn import MOST, Done, Tools, Turn
+
+log = structlog.get_logger(__name__)
+
+GAP = 2.0
+"""A rest that took this many seconds too long: the process stood still and did not listen."""
+
+CATCH_UP = 7.0
+"""Seconds after a standstill in which every worker beats at least once."""
+
+
+class Writer:
+    """Applies what is heard, received and due, batch by batch; answers and rings after commits.
+
+    `told` is called after each commit with the jobs that changed.
+    """
+
+    def __init__(
+        self,
+        tools: Tools,
+        conversation: LocalConversation,
+        broker: Broker,
+        clock: Clock,
+        told: Callable[[Sequence[JobId]], None],
+    ) -> None:
+        self._tools, self._conversation, self._broker = tools, conversation, broker
+        self._clock, self._told = clock, told
+        self._alarms = False
+        self._stopping = False
+        self._idle = asyncio.Event()
+        self._deaf_until = 0.0
+        self.owed = Owed(tools, clock.now, self.ring)
+        self.turns = 0
+
+    def ring(self) -> None:
+        """Something was stored, or time moved on."""
+        self._idle.clear()
+        self._conversation.bell.set()
+
+    async def run(self) -> None:
+        """Until `stop`. A turn that fails is tried again envelope by envelope."""
+        while not self._stopping:
+            self._conversation.bell.clear()
+            try:
+                more = await self._turn()
+            except Exception as error:  # the database is away: nothing is lost, try again
+                log.error("The writer cannot write", error=str(error)[:500])
+                await asyncio.sleep(0.5)
+                continue
+            if not more and self._conversation.empty:
+                await self._rest()
+
+    async def stop(self) -> None:
+        """Apply what was heard, then end `run`."""
+        await self.settled()
+        self._stopping = True
+        self._conversation.bell.set()
+
+    async def recover(self) -> None:
+        """Start judging silence. Called once everything the last process left behind was heard:
+        whoever is `running` now ran in that process, which is dead (it held the lock)."""
+        await self.settled()
+        rows = await Sql(get_connection("default")).rows(
+            'SELECT a."job_id", a."number", a."nonce" FROM "agentflow_attempts" a'
+            ' JOIN "agentflow_jobs" j ON j."id" = a."job_id" AND j."attempt" = a."number"'
+            ' WHERE j."status" = \'running\' OR (j."status" = \'canceling\' AND j."phase" IS NULL)'
+        )
+        now = self._clock.now()
+        for row in rows:
+            envelope = Envelope(
+                f"abandoned:{row['number']}:{row['nonce']}",
+                Source.CLOCK,
+                now,
+                JobId(row["job_id"]),
+                Abandoned(called=True, attempt=row["number"]),
+            )
+            await self._conversation.report(envelope)
+        self._alarms = True
+        self.ring()
+
+    async def settled(self) -> None:
+        """Wait until everything heard and received so far is applied."""
+        self.ring()
+        await self._idle.wait()
+
+    async def _turn(self) -> bool:
+        heard = self._conversation.take(MOST)
+        try:
+            done = await self._commit(heard)
+        except Exception as error:
+            log.warning("A batch failed; its parts are tried singly", error=str(error)[:500])
+            done = await self._singly(heard)
+        self.turns += 1
+        await self._after(done)
+        return done.more
+
+    async def _commit(self, heard: Sequence[Heard], *, calls_handlers: bool = True) -> Done:
+        with hold_limit(None):
+            async with in_transaction("default") as tx:
+                turn = Turn(
+                    self._tools,
+                    tx,
+                    self._clock.now(),
+                    heard,
+                    alarms=self._alarms and time.time() >= self._deaf_until,
+                    calls_handlers=calls_handlers,
+                )
+                return await turn.take()
+
+    async def _singly(self, heard: Sequence[Heard]) -> Done:
+        """Isolate what breaks a batch: first its handlers, then itself (rule 11)."""
+        total = Done()
+        for group in [[], *([h] for h in heard)]:
+            try:
+                done = await self._commit(group, calls_handlers=False)
+            except Exception as error:
+                log.error("Poison", error=str(error)[:500])
+                done = await self._set_aside(group, error)
+            total.answers += done.answers
+            total.given_back += done.given_back
+            total.messages += done.messages
+            total.chores += done.chores
+            total.changed += done.changed
+            total.new_jobs += done.new_jobs
+            total.more |= done.more
+        return total
+
+    async def _set_aside(self, group: Sequence[Heard], error: Exception) -> Done:
+        """Keep a poisonous envelope with its traceback and let its sender go on."""
+        if not group:
+            raise error
+        now = self._clock.now()
+        entries = [
+            InboxEntry(
+                id=new_id("dlv"),
+                kind="poison",
+                body=orjson.dumps(h.said, default=repr),
+                received_at=now,
+                job_id=h.said.job_id,
+            )
+            for h in group
+            if not isinstance(h.said, Beat)
+        ]
+        with hold_limit(None):
+            async with in_transaction("default") as tx:
+                sql = Sql(tx)
+                await insert_inbox(sql, entries)
+                rows = [["failed", "poison", explain(error), now, e.id] for e in entries]
+                columns = ("status", "reason", "error", "applied_at")
+                await sql.update("agentflow_inbox", columns, ("id",), rows)
+        poisoned = Denied("poison")
+        return Done(answers=[(h, poisoned if isinstance(h.said, Claim) else None) for h in group])
+
+    async def _after(self, done: Done) -> None:
+        for heard, answer in done.answers:
+            heard.reply(answer)
+        if done.given_back:
+            self._conversation.give_back(done.given_back)
+        for message in done.messages:
+            await self._broker.send(message)
+        for chore in done.chores:
+            await self._broker.send_chore(chore)
+        if done.owed:
+            self.owed.bell.set()
+        if done.changed:
+            self._told(done.changed)
+        if done.new_jobs:
+            self.ring()
+
+    async def _rest(self) -> None:
+        """Until somebody rings or the next alarm is due."""
+        self._idle.set()
+        wait = 30.0
+        if self._alarms:
+            room = self._tools.room() > 0
+            sql = Sql(get_connection("default"))
+            due = instant(await next_alarm(sql, with_queued=room))
+            if due is not None:
+                wait = (due - self._clock.now()).total_seconds()
+            wait = max(wait, self._deaf_until - time.time())
+            if not room:
+                wait = min(wait, 0.2)
+        await self._sleep(min(max(wait, 0.0), 30.0))
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until the bell or for so long. After a standstill of this process, silence is nobody's
+        fault but ours: alarms wait until the workers had time to speak (rule 8)."""
+        began = time.time()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._conversation.bell.wait()
+        stood = time.time() - began - seconds
+        if stood > GAP:
+            log.warning("This process stood still", seconds=round(stood, 1))
+            self._deaf_until = time.time() + CATCH_UP

@@ -1,0 +1,27 @@
+"""A Replicate on loopback: `python -m agentflow_replicate.simulator`, or in a process of yours.
+
+async with simulator(secret, token).serve() as sim:
+    os.environ.update(env(sim))
+"""
+
+from __future__ import annotations
+
+from agentflow_replicate.simulator.replicate import ReplicateSimulator
+from agentflow_replicate.simulator.script import Script
+
+__all__ = ["ReplicateSimulator", "Script", "env", "simulator"]
+
+
+def simulator(secret: str, token: str) -> ReplicateSimulator:
+    """A simulator that signs with `secret` (`whsec_…`) and lets in who has `token`."""
+    return ReplicateSimulator(secret=secret, token=token)
+
+
+def env(sim: ReplicateSimulator) -> dict[str, str]:
+    """The plugin's settings that lead to a simulator which is being served."""
+    return {
+        "REPLICATE_API_TOKEN": sim.token,
+        "REPLICATE_BASE_URL": sim.url,
+        "REPLICATE_WEBHOOK_SECRET": sim.secret,
+        "REPLICATE_OUTPUT_HOSTS": "127.0.0.1",
+    }
