@@ -9,7 +9,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from agentflow import types
+
+__version__ = types.VERSION
 
 _PLACES = {
     "Accepted": "agentflow.core.events",

@@ -28,7 +28,7 @@ from agentflow.worker.serving import Serving, register
 from agentflow.worker.spool import Spool
 from agentflow.worker.worker import Worker
 from agentflow.writer.handlers import Handlers
-from agentflow.writer.turn import Tools
+from agentflow.writer.tools import Tools
 from agentflow.writer.writer import Writer
 
 log = structlog.get_logger(__name__)

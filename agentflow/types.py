@@ -7,6 +7,9 @@ from typing import Any, NewType, TypeAlias
 
 from uuid_utils.compat import uuid7
 
+VERSION = "0.1.0"
+"""Of the distribution `agentflow-core`; a test compares it with pyproject.toml."""
+
 Json: TypeAlias = Any
 """Whatever `orjson` reads: str, int, float, bool, None, list or dict of these."""
 

@@ -231,25 +231,23 @@ def on_failed(job: Job, event: Failed, now: datetime, random: bytes) -> Transiti
     if event.attempt != job.attempt and not job.final:
         return ignored(job, "superseded")
     known = learn(job, event.attempt, event.external_id)
-    known_alive = known.current.external_id is not None
-    unknown = event.error.kind is ErrorKind.OUTCOME_UNKNOWN and (
-        known_alive or not job.policy.repeatable
-    )
+    repeatable = job.policy.repeatable and known.current.external_id is None
+    unknown = event.error.kind is ErrorKind.OUTCOME_UNKNOWN and not repeatable
     match job.status:
         case Status.WAITING if job.phase is Phase.COLLECTING:
             return ignored(job, "collecting")
-        case Status.RUNNING if unknown:
+        case Status.SCHEDULED:
+            return ignored(job, "not_started")
+        case Status.RUNNING | Status.QUEUED if unknown:
             return unsure(known, now, random, event.error)
         case Status.CANCELING if unknown and job.phase is None:
             return cancel_unsure(known)
-        case Status.QUEUED | Status.WAITING | Status.CANCELING | Status.SCHEDULED if unknown:
+        case Status.WAITING | Status.CANCELING if unknown:
             return ignored(job, "repeated")
         case Status.RUNNING | Status.QUEUED | Status.WAITING:
             return failed(known, event.error, now, random)
         case Status.CANCELING:
             return end_canceling(known, "failed_while_canceling", now, error=event.error)
-        case Status.SCHEDULED:
-            return ignored(job, "not_started")
         case Status.SUCCEEDED | Status.FAILED | Status.CANCELED | Status.EXPIRED:
             return ignored(job, "final")
         case _:

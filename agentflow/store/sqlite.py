@@ -21,7 +21,7 @@ import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from operator import methodcaller
 from typing import Any, NoReturn, TypeAlias, TypeVar, cast
@@ -40,7 +40,14 @@ from tortoise.exceptions import IntegrityError, OperationalError, TransactionMan
 
 from agentflow.errors import UsageError
 
-__all__ = ["EmbeddedClient", "Transaction", "client_class", "current_transaction", "hold_limit"]
+__all__ = [
+    "EmbeddedClient",
+    "Transaction",
+    "client_class",
+    "current_transaction",
+    "detached",
+    "hold_limit",
+]
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +97,19 @@ def current_transaction() -> Transaction | None:
     """The innermost open transaction (or savepoint) this task runs in, else None."""
     held = _held.get()
     return held[-1] if held and not held[-1]._over() else None
+
+
+def detached() -> Context:
+    """A copy of this task's context without its transactions, open or ended.
+
+    For a task that serves others too, whoever happens to start it:
+    `asyncio.create_task(serve(), context=detached())`.
+    """
+    context = copy_context()
+    for tx in _held.get():
+        context.run(get_connections().set, tx.connection_name, tx._root)
+    context.run(_held.set, ())
+    return context
 
 
 @contextmanager

@@ -141,6 +141,9 @@ class Stats:
     """What receivers of webhooks answered: a status code, or `error`."""
     faults: Counter[str] = field(default_factory=Counter)
     """How often each fault was played."""
+    acknowledged: set[str] = field(default_factory=set)
+    """Ids of the webhooks that somebody answered with 2xx: these must not be lost."""
 
     def dump(self) -> dict[str, dict[str, int]]:
-        return {f.name: dict(getattr(self, f.name)) for f in fields(self)}
+        counters = (f.name for f in fields(self) if f.name != "acknowledged")
+        return {name: dict(getattr(self, name)) for name in counters}

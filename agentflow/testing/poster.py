@@ -77,4 +77,5 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[int, bool]:
     length = headers.get(b"content-length")
     if length is not None:
         await reader.readexactly(int(length))
-    return int(first.split()[1]), length is not None and headers.get(b"connection") != b"close"
+    status = int(first.partition(b" ")[2][:3])
+    return status, length is not None and headers.get(b"connection") != b"close"

@@ -73,7 +73,10 @@ class Sender:
             self.stats.answers["error"] += 1
             return False
         self.stats.answers[str(status)] += 1
-        return 200 <= status < 300
+        if 200 <= status < 300:
+            self.stats.acknowledged.add(delivery_id)
+            return True
+        return False
 
     async def aclose(self) -> None:
         await self._poster.aclose()
@@ -95,7 +98,7 @@ class Outbox:
             self._sender.stats.counts["webhooks_dropped"] += 1
             if last:
                 self._spawn(self._end(self._before))
-        elif self._hit("reorder") and False:
+        elif not last and self._hit("reorder"):
             self._held.append(body)
         elif self._hit("delay"):
             self._spawn(self._late(body, last))

@@ -22,6 +22,15 @@ from agentflow.types import DEFAULT_TENANT, Clock
 
 M = TypeVar("M", bound=BaseModel)
 
+MAX_BODY = 1 << 20
+"""Bytes of a request to the API, if `AGENTFLOW_MAX_INPUT` needs no more. Webhooks have their
+provider's own limit."""
+
+_ROOM = 1 << 16
+"""What a job may say beside its input."""
+
+_MOST_FAULTS = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -39,7 +48,9 @@ class Context:
 def context(request: Request) -> Context:
     found: Context | None = request.app.state.agentflow
     if found is None:
-        raise HTTPException(503, "agentflow is not started: run its lifespan")
+        raise HTTPException(
+            503, "agentflow is not started: run its lifespan", {"Retry-After": "2"}
+        )
     return found
 
 
@@ -49,28 +60,55 @@ def tenant(request: Request) -> str:
     return DEFAULT_TENANT
 
 
+async def read(request: Request, most: int) -> bytes:
+    """The raw body. 413 as soon as it is known to be larger than `most` bytes.
+
+    Starlette's own limit answers a large Content-Length in plain text.
+    """
+    said = request.headers.get("content-length", "")
+    if said.isascii() and said.isdigit() and (len(said) > 18 or int(said) > most):
+        raise HTTPException(413, f"At most {most} bytes")
+    whole = bytearray()
+    async for chunk in request.stream():
+        whole += chunk
+        if len(whole) > most:
+            raise HTTPException(413, f"At most {most} bytes")
+    return bytes(whole)
+
+
 async def body(request: Request, model: type[M]) -> M:
     """The JSON body as `model`. Raises `InvalidInput` with every fault, 400 for no JSON."""
-    raw = await request.body()
+    raw = await read(request, max(MAX_BODY, context(request).settings.max_input + _ROOM))
     try:
-        said = orjson.loads(raw)
+        orjson.loads(raw)  # stricter than pydantic's parser: NaN, infinity, lone surrogates
     except orjson.JSONDecodeError as error:
         raise HTTPException(400, f"The body is no JSON: {error}") from None
-    return checked(model, said)
+    # From the text: pydantic keeps integers whole that orjson would round.
+    return _checked(lambda: model.model_validate_json(raw), "body")
 
 
 def query(request: Request, model: type[M]) -> M:
-    """The query parameters as `model`; unknown ones are faults. Raises `InvalidInput`."""
-    return checked(model, dict(request.query_params))
+    """The query parameters as `model`; unknown or repeated ones are faults. Raises
+    `InvalidInput`."""
+    given = request.query_params.multi_items()
+    said = dict(given)
+    if len(said) < len(given):
+        raise invalid("query", "each parameter is given once")
+    return _checked(lambda: model.model_validate(said), "query")
 
 
-def checked(model: type[M], said: Any) -> M:
+def invalid(loc: str, msg: str) -> InvalidInput:
+    return InvalidInput(f"{loc}: {msg}", detail={"errors": [{"loc": loc, "msg": msg}]})
+
+
+def _checked(validate: Callable[[], M], whole: str) -> M:
     try:
-        return model.model_validate(said)
+        return validate()
     except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
         faults = [
-            {"loc": ".".join(map(str, e["loc"])) or "body", "msg": e["msg"]}
-            for e in error.errors(include_url=False, include_input=False, include_context=False)
+            {"loc": ".".join(map(str, e["loc"]))[:200] or whole, "msg": e["msg"]}
+            for e in found[:_MOST_FAULTS]
         ]
         told = "; ".join(f"{f['loc']}: {f['msg']}" for f in faults[:5])
         raise InvalidInput(told, detail={"errors": faults}) from None

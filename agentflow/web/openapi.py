@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from agentflow import __version__
+from agentflow.types import VERSION
 from agentflow.web import schemas
 from agentflow.web.routes import Operation
 
@@ -44,7 +44,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "agentflow",
-            "version": __version__,
+            "version": VERSION,
             "description": "Runs slow, paid, unreliable provider calls and never loses one.",
         },
         "paths": paths,

@@ -6,9 +6,10 @@ from typing import Any
 
 import structlog
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from agentflow.artifacts import ArtifactStoreError
 from agentflow.errors import (
     AgentflowError,
     Conflict,
@@ -27,6 +28,7 @@ _STATUS: dict[type[AgentflowError], tuple[int, str]] = {
     Conflict: (409, "Conflict"),
     SignatureError: (401, "Bad signature"),
     StoreUnavailable: (503, "The store does not answer"),
+    ArtifactStoreError: (503, "The files are out of reach"),
 }
 
 _TITLES = {
@@ -59,6 +61,9 @@ async def on_agentflow_error(request: Request, error: Exception) -> Response:
         if isinstance(error, kind):
             more = error.detail if isinstance(error, InvalidInput) else {}
             headers = {"Retry-After": "2"} if status == 503 else None
+            if isinstance(error, ArtifactStoreError):  # it names places on our disk
+                log.error("The artifact store failed", error=error.message)
+                return problem(status, title, "The artifact store failed.", headers)
             return problem(status, title, error.message, headers, **more)
     return await on_bug(request, error)
 
@@ -70,6 +75,12 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     return problem(error.status_code, title, error.detail or title, headers)
 
 
+async def on_gone(request: Request, error: Exception) -> Response:
+    """The client went away in the middle of its request: nobody reads this."""
+    log.info("The client went away", path=request.url.path, error=type(error).__name__)
+    return problem(400, "Bad request", "The request ended before its body did.")
+
+
 async def on_bug(request: Request, error: Exception) -> Response:
     """Ours. The caller learns nothing but that; the log has the rest."""
     log.error("Request failed", path=request.url.path, exc_info=error)
@@ -79,5 +90,6 @@ async def on_bug(request: Request, error: Exception) -> Response:
 HANDLERS: dict[Any, Any] = {
     AgentflowError: on_agentflow_error,
     HTTPException: on_http_error,
+    ClientDisconnect: on_gone,
     Exception: on_bug,
 }

@@ -9,14 +9,14 @@ from typing import Any
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method on one path. `answers` maps a status to its model (None: no JSON body)."""
+    """One method on one path. `answers` maps a status to its model; None means a problem from 400
+    on, and below no JSON. `also` is another media type of the same answers, without a schema."""
 
     method: str
     path: str
@@ -28,7 +28,7 @@ class Operation:
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    media: str = "application/json"
+    also: str | None = None
 
 
 class Routes:
@@ -47,7 +47,7 @@ class Routes:
         body: type[BaseModel] | None = None,
         query: type[BaseModel] | None = None,
         headers: dict[str, str] | None = None,
-        media: str = "application/json",
+        also: str | None = None,
     ) -> Callable[[Endpoint], Endpoint]:
         """Declare `endpoint`; the first line of its docstring is the summary."""
 
@@ -56,11 +56,8 @@ class Routes:
             said = " ".join(rest.split())
             operation = Operation(method, path, endpoint, summary, said, self.tag, answers)
             self.operations.append(
-                replace(operation, body=body, query=query, headers=headers or {}, media=media)
+                replace(operation, body=body, query=query, headers=headers or {}, also=also)
             )
             return endpoint
 
         return declare
-
-    def routes(self) -> list[Route]:
-        return [Route(o.path, o.endpoint, methods=[o.method]) for o in self.operations]

@@ -12,12 +12,12 @@ from agentflow.web.context import Context
 from agentflow.web.openapi import document
 from agentflow.web.problems import HANDLERS
 from agentflow.web.responses import JsonResponse
+from agentflow.web.routes import Endpoint
 
 ROUTES = [jobs.jobs, rest.inbox, rest.files, rest.catalogue, rest.health, ingestion.webhooks]
 OPERATIONS = [operation for routes in ROUTES for operation in routes.operations]
 
-MAX_BODY = 1 << 20
-"""Bytes of a request to the API. Webhooks have their provider's own limit."""
+OPENAPI = "/openapi.json"
 
 
 def create_web(ctx: Context | None = None) -> Starlette:
@@ -25,17 +25,24 @@ def create_web(ctx: Context | None = None) -> Starlette:
     page = document(OPERATIONS)
 
     async def openapi(request: Request) -> Response:
-        del request
-        return JsonResponse(page)
+        root = request.scope.get("root_path", "").rstrip("/")
+        return JsonResponse({**page, "servers": [{"url": root or "/"}]})
 
-    routes = [
-        Route(o.path, o.endpoint, methods=[o.method], max_body_size=_limit(o.path))
-        for o in OPERATIONS
-    ]
-    web = Starlette(routes=[*routes, Route("/openapi.json", openapi)], exception_handlers=HANDLERS)
+    paths: dict[str, dict[str, Endpoint]] = {}
+    for o in OPERATIONS:
+        paths.setdefault(o.path, {})[o.method] = o.endpoint
+    routes = [_route(path, endpoints) for path, endpoints in paths.items()]
+    web = Starlette(routes=[*routes, Route(OPENAPI, openapi)], exception_handlers=HANDLERS)
+    web.router.redirect_slashes = False  # a webhook that is sent elsewhere is lost
     web.state.agentflow = ctx
     return web
 
 
-def _limit(path: str) -> int | None:
-    return None if path.startswith("/webhooks/") else MAX_BODY
+def _route(path: str, endpoints: dict[str, Endpoint]) -> Route:
+    """One route for all methods of a path, so that a 405 names every one of them."""
+
+    async def dispatch(request: Request) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        return await endpoints[method](request)
+
+    return Route(path, dispatch, methods=list(endpoints), name=path)

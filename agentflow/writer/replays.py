@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 from tortoise.connection import get_connection
@@ -24,9 +24,7 @@ from agentflow.writer.handlers import MAX_TRIES, HandlerEvent, WebhookEvent, exp
 from agentflow.writer.inbox import Letter, rows_of
 from agentflow.writer.loading import load_jobs
 from agentflow.writer.runs import Budget, job_event, run_in
-
-if TYPE_CHECKING:
-    from agentflow.writer.turn import Tools
+from agentflow.writer.tools import Tools
 
 log = structlog.get_logger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -13,14 +13,15 @@ import structlog
 from tortoise.transactions import in_transaction
 
 from agentflow.core.job import Job
-from agentflow.core.submission import JobSpec, NewJob
+from agentflow.core.submission import NewJob
 from agentflow.errors import AgentflowError
 from agentflow.store.inserts import insert_jobs
 from agentflow.store.rows import dumps
 from agentflow.store.sql import Sql
-from agentflow.types import JobId, new_id
+from agentflow.types import new_id
 from agentflow.writer.handlers import Handler, HandlerEvent, JobEvent, JobView, explain
 from agentflow.writer.loading import Beside
+from agentflow.writer.tools import Prepare
 
 log = structlog.get_logger(__name__)
 
@@ -39,9 +40,6 @@ RUN_COLUMNS = [
     "wake_at",
     "done_at",
 ]
-
-Prepare = Callable[[JobSpec, str], NewJob]
-"""Checks what a handler wants to start, for a tenant."""
 
 
 class BudgetSpentError(AgentflowError):
@@ -165,7 +163,3 @@ async def run_all(
                 run_row(handler, event, tenant=tenant, now=now, inbox_id=inbox_id, error=error)
             )
     return ran
-
-
-def job_ids(events: Sequence[HandlerEvent]) -> set[JobId]:
-    return {e.job.id for e in events if isinstance(e, JobEvent)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -13,14 +13,13 @@ from agentflow.core.events import Envelope, Source, Started, Woke
 from agentflow.core.job import Job, Phase, Status
 from agentflow.core.submission import NewJob
 from agentflow.core.transition import Effect, Ring
-from agentflow.plugins.catalogue import Catalogue
 from agentflow.store.rows import dumps, loads
 from agentflow.store.sql import Sql
 from agentflow.transport.conversation import Chore, Claim, Denied, Granted, Message
 from agentflow.transport.local import Beat, Heard
 from agentflow.types import JobId
 from agentflow.writer.batch import Batch, Held
-from agentflow.writer.handlers import Handler, HandlerEvent, Handlers
+from agentflow.writer.handlers import Handler, HandlerEvent
 from agentflow.writer.inbox import (
     Letter,
     Places,
@@ -38,11 +37,11 @@ from agentflow.writer.runs import (
     RUN_COLUMNS,
     Budget,
     BudgetSpentError,
-    Prepare,
     job_event,
     run_all,
     run_row,
 )
+from agentflow.writer.tools import Tools
 
 log = structlog.get_logger(__name__)
 
@@ -62,19 +61,6 @@ class Done:
     owed: bool = False
     more: bool = False
     """There is more to do at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What a turn works with. `handler_budget` and `handler_timeout` are in seconds."""
-
-    catalogue: Catalogue
-    handlers: Handlers
-    prepare: Prepare
-    room: Callable[[], int]
-    handler_budget: float
-    handler_timeout: float
-    park_for: float
 
 
 class Turn:

@@ -23,7 +23,8 @@ from agentflow.types import Clock, JobId, new_id
 from agentflow.writer.handlers import explain
 from agentflow.writer.loading import next_alarm
 from agentflow.writer.replays import Owed
-from agentflow.writer.turn import MOST, Done, Tools, Turn
+from agentflow.writer.tools import Tools
+from agentflow.writer.turn import MOST, Done, Turn
 
 log = structlog.get_logger(__name__)
 
@@ -100,8 +101,22 @@ class Writer:
                 Abandoned(called=True, attempt=row["number"]),
             )
             await self._conversation.report(envelope)
+        await self._ring_again()
         self._alarms = True
         self.ring()
+
+    async def _ring_again(self) -> None:
+        """The broker of this process is empty: every queued job is due for its ring."""
+        now = self._clock.now()
+        with hold_limit(None):
+            async with in_transaction("default") as tx:
+                sql = Sql(tx)
+                await sql.rows(
+                    f'UPDATE "agentflow_jobs" SET "check_at" = {sql.mark(1)},'
+                    f' "wake_at" = {sql.mark(2)} WHERE "status" = \'queued\''
+                    f' AND "wake_at" > {sql.mark(3)}',
+                    [now, now, now],
+                )
 
     async def settled(self) -> None:
         """Wait until everything heard and received so far is applied."""
@@ -109,12 +124,14 @@ class Writer:
         await self._idle.wait()
 
     async def _turn(self) -> bool:
+        began = time.time()
         heard = self._conversation.take(MOST)
         try:
             done = await self._commit(heard)
         except Exception as error:
             log.warning("A batch failed; its parts are tried singly", error=str(error)[:500])
             done = await self._singly(heard)
+        self._notice_standstill(time.time() - began - self._tools.handler_budget)
         self.turns += 1
         await self._after(done)
         return done.more
@@ -194,6 +211,7 @@ class Writer:
 
     async def _rest(self) -> None:
         """Until somebody rings or the next alarm is due."""
+        began = time.time()
         self._idle.set()
         wait = 30.0
         if self._alarms:
@@ -202,19 +220,18 @@ class Writer:
             due = instant(await next_alarm(sql, with_queued=room))
             if due is not None:
                 wait = (due - self._clock.now()).total_seconds()
-            wait = max(wait, self._deaf_until - time.time())
+            wait = max(wait, self._deaf_until - began)
             if not room:
                 wait = min(wait, 0.2)
-        await self._sleep(min(max(wait, 0.0), 30.0))
-
-    async def _sleep(self, seconds: float) -> None:
-        """Until the bell or for so long. After a standstill of this process, silence is nobody's
-        fault but ours: alarms wait until the workers had time to speak (rule 8)."""
-        began = time.time()
+        wait = min(max(wait, 0.0), 30.0)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(wait):
                 await self._conversation.bell.wait()
-        stood = time.time() - began - seconds
-        if stood > GAP:
-            log.warning("This process stood still", seconds=round(stood, 1))
+        self._notice_standstill(time.time() - began - wait)
+
+    def _notice_standstill(self, seconds: float) -> None:
+        """After a standstill of this process, silence is nobody's fault but ours: alarms wait
+        until the workers had time to speak (rule 8)."""
+        if seconds > GAP:
+            log.warning("This process stood still", seconds=round(seconds, 1))
             self._deaf_until = time.time() + CATCH_UP

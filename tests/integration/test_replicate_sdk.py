@@ -15,7 +15,7 @@ import httpx
 import pytest
 import structlog
 from agentflow_replicate import Predict, ReplicateSettings
-from agentflow_replicate.provider import SKEW, cancel, fetch, find, predict
+from agentflow_replicate.provider import MOST_LOOKS, SKEW, cancel, fetch, find, predict
 from agentflow_replicate.simulator import ReplicateSimulator
 
 from agentflow import (
@@ -369,6 +369,7 @@ async def test_the_sdk_does_not_repeat_questions_by_itself(status: int) -> None:
         (httpx.Response(200, text="<html>"), OutcomeUnknown),
         (httpx.Response(204), OutcomeUnknown),
         (httpx.Response(500, json=["not an object"]), OutcomeUnknown),
+        (httpx.Response(422, json=["not an object"]), InvalidInput),
         (httpx.Response(503, headers={"retry-after": "3"}), Unavailable),
         (httpx.Response(307, headers={"location": "https://elsewhere.example/"}), ProviderError),
     ],
@@ -395,6 +396,29 @@ async def test_a_failed_upload_leaves_nothing_unknown() -> None:
         async with scripted(answer) as world:
             failure = await world.refused({"image": next(iter(FILES))})
         assert type(failure) in (Unavailable, InvalidInput)
+
+
+async def test_the_answer_to_an_upload_is_not_taken_for_the_one_to_the_create(
+    world: World,
+) -> None:
+    input = {**simulate(faults={"reset": 1}), "image": next(iter(FILES))}
+    assert type(await world.refused(input)) is OutcomeUnknown
+    assert world.sim.stats.counts["uploads"] == world.made == 1
+
+
+async def test_a_search_opens_only_so_many_predictions() -> None:
+    now, opened = datetime.now(UTC).isoformat(), []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path != "/v1/predictions":
+            opened.append(request.url.path)
+            return httpx.Response(200, json={"id": "p"})
+        rows = [{"id": f"p{n}", "created_at": now} for n in range(40)]
+        return httpx.Response(200, json={"next": "/v1/predictions?cursor=x", "results": rows})
+
+    async with scripted(answer) as world:
+        assert await find(world.call(), "token-1", LONG_AGO) is None
+    assert len(opened) == MOST_LOOKS
 
 
 async def test_the_list_need_not_tell_the_webhook() -> None:

@@ -22,7 +22,13 @@ from tortoise.transactions import atomic, in_transaction
 
 from agentflow.errors import UsageError
 from agentflow.store import sqlite as engine
-from agentflow.store.sqlite import EmbeddedClient, Transaction, current_transaction, hold_limit
+from agentflow.store.sqlite import (
+    EmbeddedClient,
+    Transaction,
+    current_transaction,
+    detached,
+    hold_limit,
+)
 
 
 class Note(Model):
@@ -579,6 +585,28 @@ class TestTasksThatOutliveIt:
                 await use
         with pytest.raises(UsageError, match="has been committed"):
             tx.after_commit(lambda: None)
+
+    async def test_a_detached_task_has_no_part_in_it(self, db: EmbeddedClient) -> None:
+        async def serve(text: str) -> None:
+            assert current_transaction() is None
+            async with in_transaction():
+                await Note.create(text=text)
+
+        async def late() -> None:
+            await ended.wait()
+            await asyncio.create_task(serve("late"), context=detached())
+
+        ended = asyncio.Event()
+        with pytest.raises(ValueError):
+            async with in_transaction(), in_transaction():
+                waiting = asyncio.create_task(serve("beside"), context=detached())
+                stale = asyncio.create_task(late())
+                await asyncio.sleep(0.02)
+                assert not waiting.done()
+                raise ValueError
+        ended.set()
+        await asyncio.gather(waiting, stale)
+        assert await texts() == ["beside", "late"]
 
     async def test_tasks_inside_it_may_share_it(self, db: EmbeddedClient) -> None:
         async with in_transaction():

@@ -173,7 +173,7 @@ def test_progress_is_the_last_bar_in_the_logs(logs: Any, expected: float | None)
 def test_the_files_of_an_output_are_found_in_order_and_the_output_kept() -> None:
     output = {
         "image": "https://replicate.delivery/a/out-0.png",
-        "more": [{"mask": "https://replicate.delivery/b/my%20mask.png?sig=1"}, 3, None],
+        "more": [{"mask": "https://replicate.delivery/b/my%20mask.png?sig=1"}, 3, "http://a.b"],
         "inline": "data:image/webp;base64,UklGRg==",
         "note": "see https://replicate.delivery/a/out-0.png",
     }
@@ -183,6 +183,7 @@ def test_the_files_of_an_output_are_found_in_order_and_the_output_kept() -> None
     assert result.artifacts == (
         Artifact("https://replicate.delivery/a/out-0.png", "out-0.png"),
         Artifact("https://replicate.delivery/b/my%20mask.png?sig=1", "my mask.png"),
+        Artifact("http://a.b"),
         Artifact("data:image/webp;base64,UklGRg==", media_type="image/webp"),
     )
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from agentflow.core.policy import Abilities, Policy
+from agentflow.core.providers import WebhookFamily
+
+OnUnknown: TypeAlias = Literal["fail", "retry", "ask"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,12 +17,12 @@ class World:
     """What kind of task and provider, and how hostile."""
 
     name: str
-    webhooks: Literal["per_request", "account", "none"] = "per_request"
+    webhooks: WebhookFamily = "per_request"
     fetch: bool = True
     find: bool = False
     cancel: bool = True
     repeatable: bool = False
-    on_unknown: Literal["fail", "retry", "ask"] = "fail"
+    on_unknown: OnUnknown = "fail"
     askings: tuple[int, ...] = (1, 1)
     """For each attempt there may be, how many workers ask for it."""
     adopted: bool = False

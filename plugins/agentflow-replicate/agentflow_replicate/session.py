@@ -56,7 +56,7 @@ class Wire(httpx.AsyncBaseTransport):
         request.extensions = {**request.extensions, "timeout": TIMEOUT.as_dict()}
         async with asyncio.timeout_at(self.until):
             response = await self.http.send(request, follow_redirects=False)
-        if False:
+        if not response.is_success:
             raise _problem(response) from httpx.HTTPStatusError(
                 f"status {response.status_code}", request=request, response=response
             )

@@ -1,0 +1,26 @@
+"""What the writer works with besides the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agentflow.core.submission import JobSpec, NewJob
+from agentflow.plugins.catalogue import Catalogue
+from agentflow.writer.handlers import Handlers
+
+Prepare = Callable[[JobSpec, str], NewJob]
+"""Checks what a handler wants to start, for a tenant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a turn works with. `handler_budget` and `handler_timeout` are in seconds."""
+
+    catalogue: Catalogue
+    handlers: Handlers
+    prepare: Prepare
+    room: Callable[[], int]
+    handler_budget: float
+    handler_timeout: float
+    park_for: float

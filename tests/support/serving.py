@@ -1,0 +1,75 @@
+"""An application on real HTTP, with the Replicate simulator beside it, all in this event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from agentflow_replicate.simulator import ReplicateSimulator, env, simulator
+
+from agentflow import AgentFlow, Settings
+from agentflow.app import standalone
+from agentflow.webhooks.signatures import new_secret
+
+
+@dataclass
+class Served:
+    url: str
+    http: httpx.AsyncClient
+    app: AgentFlow
+    sim: ReplicateSimulator
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@asynccontextmanager
+async def http_server(asgi: Any, port: int) -> AsyncIterator[None]:
+    config = uvicorn.Config(asgi, port=port, log_level="warning", access_log=False, lifespan="on")
+    server = uvicorn.Server(config)
+    server.install_signal_handlers = lambda: None  # type: ignore[method-assign]
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        if serving.done():
+            serving.result()
+        await asyncio.sleep(0.01)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
+@asynccontextmanager
+async def replicate_world(
+    data: Path, *, app: AgentFlow | None = None, webhooks: bool = True, **options: Any
+) -> AsyncIterator[Served]:
+    """agentflow on a free port, its Replicate replaced by the simulator."""
+    port = free_port()
+    async with simulator(new_secret(), "r8_test").serve() as sim:
+        os.environ.update(env(sim))
+        settings = Settings(
+            data_dir=data,
+            port=port,
+            public_url=f"http://127.0.0.1:{port}" if webhooks else None,
+            allow_downloads=frozenset({sim.url.removeprefix("http://")}),
+            **options,
+        )
+        app = app or AgentFlow()
+        app._settings = settings
+        async with (
+            http_server(standalone(app), port),
+            httpx.AsyncClient(base_url=settings.url, timeout=60) as http,
+        ):
+            yield Served(settings.url, http, app, sim)
