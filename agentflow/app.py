@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
 
@@ -17,13 +17,16 @@ from agentflow.core.providers import Provider, Task
 from agentflow.core.results import ErrorInfo, Result
 from agentflow.core.submission import JobSpec, NewJob, prepare_adopted
 from agentflow.errors import JobFailed, JobTimeout, UsageError
+from agentflow.plugins.catalogue import Catalogue
+from agentflow.plugins.discovery import discover
 from agentflow.runtime import Runtime
 from agentflow.settings import Settings, load_settings
 from agentflow.store.database import Models
 from agentflow.store.sqlite import current_transaction
 from agentflow.types import DEFAULT_TENANT, JobId, Json, JsonObject
 from agentflow.web.context import Context
-from agentflow.web.jobs import command, wait_final
+from agentflow.web.jobs import command
+from agentflow.web.live import wait_final
 from agentflow.web.server import create_web
 from agentflow.writer.handlers import HandlerFunction, Handlers
 
@@ -41,6 +44,7 @@ class AgentFlow:
     database; `migrations` is their migrations' package (without: missing tables are created).
     `tortoise` takes the `apps` of an existing Tortoise configuration instead. `providers` are
     added to those of the installed plugins; `plugins` limits the latter to these names.
+    `policies` changes fields of a task's `Policy`: `{"replicate.predict": {"deadline": 600}}`.
     """
 
     def __init__(
@@ -51,12 +55,14 @@ class AgentFlow:
         tortoise: JsonObject | None = None,
         providers: Sequence[Provider] = (),
         plugins: Sequence[str] | None = None,
+        policies: Mapping[str, Mapping[str, Any]] | None = None,
         settings: Settings | None = None,
     ) -> None:
         self._models = Models(models, migrations, (tortoise or {}).get("apps"))
         self._providers = list(providers)
         self._local: dict[str, Provider] = {}
         self._plugins = plugins
+        self._policies = dict(policies or {})
         self._settings = settings
         self.handlers = Handlers()
         self._runtime: Runtime | None = None
@@ -184,11 +190,14 @@ class AgentFlow:
             await self.stop()
 
     async def start(self) -> None:
-        """Raises `SettingsError`, also when another process uses the data directory."""
+        """Raises `SettingsError`, also when another process uses the data directory, and
+        `UsageError` for policies that fit no task."""
         if self._runtime is not None:
             raise UsageError("agentflow is started already")
         settings = self._settings or load_settings()
-        runtime = Runtime(settings, self._models, self._providers, self.handlers, self._plugins)
+        catalogue = Catalogue(discover(self._plugins), self._providers, settings.public_url)
+        catalogue.adjust(self._policies)
+        runtime = Runtime(settings, self._models, catalogue, self.handlers)
         await runtime.start()
         self._runtime = runtime
         self._web.state.agentflow = runtime.context

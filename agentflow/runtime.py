@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
 
 import orjson
 import structlog
 
 from agentflow.artifacts import FolderStore
 from agentflow.core.job import Status
-from agentflow.core.providers import Provider
 from agentflow.core.submission import JobSpec, NewJob, prepare
 from agentflow.errors import InvalidInput, NotFound
 from agentflow.plugins.catalogue import Catalogue
-from agentflow.plugins.discovery import discover
 from agentflow.settings import Settings
 from agentflow.store.database import Database, DirectoryLock, Models
 from agentflow.store.intake import Doorbell, Intake
@@ -41,14 +38,13 @@ class Runtime:
         self,
         settings: Settings,
         models: Models,
-        providers: Sequence[Provider],
+        catalogue: Catalogue,
         handlers: Handlers,
-        plugins: Sequence[str] | None = None,
     ) -> None:
         self.settings = settings
         self.clock = Clock()
         self.bus = Bus()
-        self.catalogue = Catalogue(discover(plugins), providers, settings.public_url)
+        self.catalogue = catalogue
         self.lock = DirectoryLock(settings.data_dir)
         self.database = Database(
             settings.data_dir / "agentflow.db",

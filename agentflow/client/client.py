@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from agentflow.client.job import Job
-from agentflow.client.wire import Wire
+from agentflow.client.wire import Wire, place
 
 
 class Client:
@@ -75,7 +75,7 @@ class Client:
 
     def job(self, id: str) -> Job:
         """Raises `ApiError` 404."""
-        return Job(self._wire, self._wire.get(f"/v1/jobs/{id}"))
+        return Job(self._wire, self._wire.get(place("/v1/jobs", id)))
 
     def jobs(
         self,
@@ -101,11 +101,11 @@ class Client:
 
     def delivery(self, id: str) -> dict[str, Any]:
         """One webhook with its body."""
-        return self._wire.get(f"/v1/deliveries/{id}")
+        return self._wire.get(place("/v1/deliveries", id))
 
     def replay(self, id: str) -> dict[str, Any]:
         """Have a stored webhook read again."""
-        return self._wire.post(f"/v1/deliveries/{id}/replay")
+        return self._wire.post(place("/v1/deliveries", id, "/replay"))
 
     def handler_runs(
         self, *, status: str | None = None, page: int = 50
@@ -115,7 +115,7 @@ class Client:
 
     def retry_handler(self, id: str) -> dict[str, Any]:
         """Run a handler again that was set aside."""
-        return self._wire.post(f"/v1/handler-runs/{id}/retry")
+        return self._wire.post(place("/v1/handler-runs", id, "/retry"))
 
     def tasks(self) -> list[dict[str, Any]]:
         return list(self._wire.items("/v1/tasks", {}))
@@ -129,7 +129,7 @@ class Client:
 
     def download(self, artifact: str, to: Path | str) -> Path:
         """Copy a file in custody (`art_…`) to the path `to`, whole or not at all."""
-        return self._wire.download(f"/v1/artifacts/{artifact}", Path(to))
+        return self._wire.download(place("/v1/artifacts", artifact), Path(to))
 
 
 def _written(value: Any) -> Any:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Self, TypeVar
 
 from agentflow.client.errors import Error, JobFailed, JobTimeout
-from agentflow.client.wire import FINAL, Wire
+from agentflow.client.wire import FINAL, Wire, place
 
 LONGEST_WAIT = 30.0
 """Seconds one request waits for the end of a job."""
@@ -56,6 +56,7 @@ class Job:
     def __init__(self, wire: Wire, data: dict[str, Any]) -> None:
         self._wire, self.data = wire, data
         self.id: str = data["id"]
+        self._path = place("/v1/jobs", self.id)
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.status}>"
@@ -76,7 +77,7 @@ class Job:
     def refresh(self, wait: float = 0.0) -> Self:
         """Read it again; with `wait`, at its end or after so many seconds (the server may cut)."""
         params = {"wait": wait} if wait else None
-        self.data = self._wire.get(f"/v1/jobs/{self.id}", params, wait)
+        self.data = self._wire.get(self._path, params, wait)
         return self
 
     def result(self, timeout: float | None = None) -> Result:
@@ -96,21 +97,21 @@ class Job:
 
         A stream that breaks is taken up where it broke. Raises `ServerUnreachable`.
         """
-        return map(Event.read, self._wire.follow(self.id, after))
+        return map(Event.read, self._wire.follow(self._path, after))
 
     def history(self) -> list[Event]:
         """The entries so far, also those that came after the end."""
-        entries = self._wire.items(f"/v1/jobs/{self.id}/events", {}, cursor="after")
+        entries = self._wire.items(f"{self._path}/events", {}, cursor="after")
         return [Event.read(entry) for entry in entries]
 
     def cancel(self) -> Self:
         """Ask for its end; what comes of it shows in `status`."""
-        self.data = self._wire.post(f"/v1/jobs/{self.id}/cancel", repeatable=True)
+        self.data = self._wire.post(f"{self._path}/cancel", repeatable=True)
         return self
 
     def retry(self) -> Job:
         """Submit a final job again, as a new one."""
-        return Job(self._wire, self._wire.post(f"/v1/jobs/{self.id}/retry"))
+        return Job(self._wire, self._wire.post(f"{self._path}/retry"))
 
 
 def _read(cls: type[T], data: dict[str, Any]) -> T:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -95,13 +96,14 @@ class Wire:
             draft.unlink(missing_ok=True)
 
     def follow(self, job: str, after: int) -> Iterator[dict[str, Any]]:
-        """Entries of the job's history above `after` until it is final, over any break."""
+        """Entries above `after` of the history of the job at this path until it is final,
+        over any break."""
         failures = 0
         while True:
             last: dict[str, Any] = {}
             cause: Exception = ServerUnreachable(f"{self.url} closes the live stream")
             try:
-                for last in self._listen(f"/v1/jobs/{job}/events", after):
+                for last in self._listen(f"{job}/events", after):
                     after, failures = last["seq"], 0
                     yield last
                 broken = False
@@ -115,13 +117,10 @@ class Wire:
             time.sleep(_pause(failures))
 
     def _listen(self, path: str, after: int) -> Iterator[dict[str, Any]]:
-        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(max(after, 0))}
-        if after < 0:
-            del headers["Last-Event-ID"]
+        seen = {"Last-Event-ID": str(after)} if after >= 0 else {}
+        headers = {"Accept": "text/event-stream", **seen}
         timeout = httpx.Timeout(self._timeout, read=SILENCE)
-        with self._http.stream(
-            "GET", self.url + path, headers=headers, timeout=timeout
-        ) as answer:
+        with self._http.stream("GET", self.url + path, headers=headers, timeout=timeout) as answer:
             if not answer.is_success:
                 answer.read()
                 raise self._refusal(answer)
@@ -129,7 +128,7 @@ class Wire:
                 yield json.loads(message)
 
     def _over(self, job: str) -> bool:
-        return self.get(f"/v1/jobs/{job}")["status"] in FINAL
+        return self.get(job)["status"] in FINAL
 
     def _send(self, method: str, path: str, repeatable: bool, **more: Any) -> httpx.Response:
         for repeat in range(1, self._repeats + 2):
@@ -169,6 +168,11 @@ class Wire:
         if isinstance(error, ServerUnreachable):
             return error
         return ServerUnreachable(f"{self.url}: {error or type(error).__name__}")
+
+
+def place(path: str, id: str, action: str = "") -> str:
+    """The path of one thing of a list; its id may be anything somebody typed."""
+    return f"{path}/{quote(id, safe='')}{action}"
 
 
 def _pause(repeat: int) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -19,9 +20,12 @@ from agentflow.core.transition import RANDOM_BYTES, token_from
 from agentflow.errors import InvalidInput
 from agentflow.types import DEFAULT_TENANT, JobId, Json, new_job_id
 
-ENTITY = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}:[^\s\x00-\x1f]{1,180}")
+ENTITY = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}:[^\s\x00-\x1f\ud800-\udfff]{1,180}")
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/=@-]{0,63}")
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""In JSON text. A backslash that is itself escaped begins no escape."""
 
 MAX_METADATA = 16_384
 MAX_TAGS = 20
@@ -80,7 +84,7 @@ def prepare(
     if faults:
         said = "; ".join(f"{fault['loc']}: {fault['msg']}" for fault in faults[:5])
         raise InvalidInput(said, detail={"errors": faults})
-    start = spec.run_at or now + timedelta(seconds=spec.delay or 0.0)
+    start = _start(spec, now)
     waits = start > now
     job = Job(
         id=new_job_id(),
@@ -154,9 +158,15 @@ def _beside(spec: JobSpec, task: Task[Any], job: Job) -> NewJob:
     )
 
 
+def _start(spec: JobSpec, now: datetime) -> datetime:
+    """When the job may begin, in UTC: SQLite compares instants as text."""
+    asked = spec.run_at or now + timedelta(seconds=spec.delay or 0.0)
+    return max(asked, now).astimezone(UTC)
+
+
 def _deadline(spec: JobSpec, start: datetime, default: float) -> datetime:
     if isinstance(spec.deadline, datetime):
-        return spec.deadline
+        return spec.deadline.astimezone(UTC)
     return start + timedelta(seconds=default if spec.deadline is None else spec.deadline)
 
 
@@ -172,7 +182,7 @@ def _faults(spec: JobSpec, now: datetime) -> list[dict[str, str]]:
         (spec.delay is None or 0 <= spec.delay <= MAX_DELAY, "delay", "0 seconds to a year"),
         (spec.delay is None or spec.run_at is None, "run_at", "not together with delay"),
         (_aware(spec.run_at), "run_at", "an instant with its offset, within a year"),
-        (_reachable(spec, now), "deadline", "above 0 seconds, or an instant after the start"),
+        (_reachable(spec, now), "deadline", "after the start, within a year"),
         (spec.max_attempts is None or 1 <= spec.max_attempts <= 100, "max_attempts", "1 to 100"),
         (len(spec.tags) <= MAX_TAGS, "tags", f"at most {MAX_TAGS}"),
         (all(TAG.fullmatch(t) for t in spec.tags), "tags", "letters, digits and _.:/=@-, to 64"),
@@ -194,8 +204,12 @@ def _aware(value: datetime | None) -> bool:
 
 def _reachable(spec: JobSpec, now: datetime) -> bool:
     if isinstance(spec.deadline, datetime):
+        if not _aware(spec.deadline):
+            return False
         start = spec.run_at if spec.run_at is not None and _aware(spec.run_at) else now
-        return _aware(spec.deadline) and spec.deadline > start
+        if spec.delay is not None and 0 <= spec.delay <= MAX_DELAY:
+            start = now + timedelta(seconds=spec.delay)
+        return timedelta() < spec.deadline - max(start, now) <= timedelta(seconds=MAX_DELAY)
     return spec.deadline is None or 0 < spec.deadline <= MAX_DELAY
 
 
@@ -215,11 +229,13 @@ def _input_faults(spec: JobSpec, task: Task[Any], max_input: int) -> list[dict[s
 
 def _json_faults(name: str, value: Json, limit: int) -> list[dict[str, str]]:
     try:
+        json.dumps(value, allow_nan=False)
         text = orjson.dumps(value)
     except (TypeError, ValueError, RecursionError):
-        return [_fault(name, "JSON: no lone surrogates, dates, bytes or huge integers")]
+        said = "JSON: no lone surrogates, NaN, dates, bytes, huge integers or deep nesting"
+        return [_fault(name, said)]
     if len(text) > limit:
         return [_fault(name, f"at most {limit} bytes as JSON; send large things by reference")]
-    if rb"\u0000" in text:
+    if _NUL.search(text):
         return [_fault(name, "no NUL characters: databases cannot store them")]
     return []

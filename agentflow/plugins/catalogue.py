@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from agentflow.core.providers import Provider, Task, Verifier
-from agentflow.errors import NotFound, PluginError, SettingsError
+from agentflow.errors import NotFound, PluginError, SettingsError, UsageError
 from agentflow.plugins.discovery import Plugin
 
 
@@ -48,6 +48,18 @@ class Catalogue:
                     self._add(provider)
                 except (PluginError, SettingsError) as error:
                     self.problems[plugin.name] = str(error)
+
+    def adjust(self, policies: Mapping[str, Mapping[str, Any]]) -> None:
+        """Change fields of tasks' policies. Raises `UsageError` for what there is not."""
+        for name, changes in policies.items():
+            if name not in self.tasks:
+                raise UsageError(f"policies: there is no task {name!r}")
+            task = self.tasks[name]
+            try:
+                policy = replace(task.policy, **changes)
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"policies: {name}: {error}") from None
+            self.tasks[name] = replace(task, policy=policy)
 
     def task(self, name: str) -> Task[Any]:
         """Raises `NotFound`, naming what there is."""

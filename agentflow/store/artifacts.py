@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from tortoise.connection import get_connection
-
 from agentflow.core.results import artifact_place
 from agentflow.errors import NotFound
+from agentflow.store.queries import Reader
 from agentflow.store.rows import loads
-from agentflow.store.sql import Sql
 from agentflow.types import JsonObject
 
 
@@ -17,7 +15,7 @@ async def stored_artifact(tenant: str, id: str) -> JsonObject:
     if place is None:
         raise NotFound(f"There is no file {id}")
     job, index = place
-    sql = Sql(get_connection("default"))
+    sql = Reader()
     rows = await sql.rows(
         'SELECT "result" FROM "agentflow_jobs"'
         f' WHERE "tenant" = {sql.mark(1)} AND "id" = {sql.mark(2)}',

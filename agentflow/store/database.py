@@ -111,8 +111,14 @@ class Database:
         """Migrations where an app has them; missing tables of the others are created."""
         apps = self._config["apps"]
         managed = {label: app for label, app in apps.items() if app.get("migrations")}
-        executor = MigrationExecutor(get_connection("default"), managed)
-        await executor.migrate(None)
+        connection = get_connection("default")
+        # Altering a column rebuilds its table, and with foreign keys on the DROP in it deletes
+        # every row that refers to one of the table's.
+        await connection.execute_script("PRAGMA foreign_keys = OFF")
+        try:
+            await MigrationExecutor(connection, managed).migrate(None)
+        finally:
+            await connection.execute_script("PRAGMA foreign_keys = ON")
         if len(managed) < len(apps):
             await _create_missing_tables()
 

@@ -119,8 +119,9 @@ async def insert_jobs(sql: Sql, jobs: Sequence[NewJob]) -> None:
     await sql.insert("agentflow_tags", ("tenant", "tag", "job_id"), tags)
 
 
-async def insert_inbox(sql: Sql, entries: Sequence[InboxEntry]) -> set[str]:
-    """Store the entries and say which ids were new; the others are duplicates, not stored."""
+async def insert_inbox(sql: Sql, entries: Sequence[InboxEntry]) -> dict[str, str]:
+    """Store the entries; say under which id each is there: its own, or that of an earlier one
+    with the same `dedup_key`."""
     await sql.insert(
         "agentflow_inbox",
         _INBOX,
@@ -131,7 +132,17 @@ async def insert_inbox(sql: Sql, entries: Sequence[InboxEntry]) -> set[str]:
         f'SELECT "id" FROM "agentflow_inbox" WHERE {sql.among("id", 1)}',
         [sql.array(e.id for e in entries)],
     )
-    return {row["id"] for row in found}
+    stored = {row["id"]: row["id"] for row in found}
+    repeated = [e for e in entries if e.id not in stored]
+    if repeated:
+        rows = await sql.rows(
+            'SELECT "id", "provider", "dedup_key" FROM "agentflow_inbox"'
+            f" WHERE {sql.among('dedup_key', 1)}",
+            [sql.array({e.dedup_key for e in repeated})],
+        )
+        known = {(row["provider"], row["dedup_key"]): row["id"] for row in rows}
+        stored |= {e.id: known[e.provider, e.dedup_key] for e in repeated}
+    return stored
 
 
 def _job_values(new: NewJob) -> list[Any]:

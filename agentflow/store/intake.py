@@ -21,7 +21,7 @@ from agentflow.core.transition import RING_EVERY
 from agentflow.errors import Conflict, StoreUnavailable, UsageError
 from agentflow.store.inserts import InboxEntry, insert_inbox, insert_jobs
 from agentflow.store.sql import Sql
-from agentflow.store.sqlite import current_transaction, hold_limit
+from agentflow.store.sqlite import current_transaction, detached, hold_limit
 
 log = structlog.get_logger(__name__)
 
@@ -101,7 +101,9 @@ class Intake:
         answer: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Wanted(item, answer))
         if self._flusher is None or self._flusher.done():
-            self._flusher = asyncio.create_task(self._flush(), name="agentflow-intake")
+            self._flusher = asyncio.create_task(
+                self._flush(), name="agentflow-intake", context=detached()
+            )
         return await answer
 
     async def _flush(self) -> None:
@@ -152,8 +154,8 @@ class Intake:
         fresh = await self._fresh(sql, jobs, answers)
         await insert_jobs(sql, fresh)
         if entries:
-            new = await insert_inbox(sql, [e for _, e in entries])
-            answers += [(w, Stored(e.id, e.id in new)) for w, e in entries]
+            ids = await insert_inbox(sql, [e for _, e in entries])
+            answers += [(w, Stored(ids[e.id], ids[e.id] == e.id)) for w, e in entries]
         return fresh
 
     async def _fresh(
@@ -186,6 +188,23 @@ class Intake:
             return new
         again = job.created_at + timedelta(seconds=RING_EVERY)
         return replace(new, job=replace(job, check_at=again))
+
+
+async def insert_new_jobs(sql: Sql, jobs: Sequence[NewJob]) -> list[NewJob]:
+    """Store the jobs whose idempotency key is not known yet, and return these. Raises `Conflict`
+    for a key that belongs to another request."""
+    known = await _known_keys(sql, jobs)
+    fresh: list[NewJob] = []
+    for new in jobs:
+        if new.idempotency_key is not None:
+            key = (new.job.tenant, new.idempotency_key)
+            if key in known:
+                _repeat(new, known[key])
+                continue
+            known[key] = (new.job.id, new.request_hash)
+        fresh.append(new)
+    await insert_jobs(sql, fresh)
+    return fresh
 
 
 async def _known_keys(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
+import structlog
 from tortoise.connection import get_connection
+from tortoise.exceptions import BaseORMException
 
 from agentflow.core.job import FINAL, Status
-from agentflow.errors import NotFound
+from agentflow.errors import NotFound, StoreUnavailable
 from agentflow.store.rows import Row, instant, loads
 from agentflow.store.sql import Sql
 from agentflow.types import JsonObject
+
+log = structlog.get_logger(__name__)
 
 JOB = (
     'j."id", j."tenant", j."task", j."status", j."reason", j."phase", j."attempt", j."progress",'
@@ -40,13 +44,31 @@ class JobFilter:
     limit: int = 50
 
 
-def _sql() -> Sql:
-    return Sql(get_connection("default"))
+class Reader(Sql):
+    """Reads for a caller who is to be told if the database is away, and nothing of why."""
+
+    def __init__(self) -> None:
+        try:
+            super().__init__(get_connection("default"))
+        except BaseORMException as error:
+            raise _unavailable(error) from error
+
+    async def rows(self, query: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """Raises `StoreUnavailable`."""
+        try:
+            return await super().rows(query, values)
+        except BaseORMException as error:
+            raise _unavailable(error) from error
+
+
+def _unavailable(error: Exception) -> StoreUnavailable:
+    log.error("Reading failed", error=str(error), kind=type(error).__name__)
+    return StoreUnavailable()
 
 
 async def get_job(tenant: str, id: str) -> JsonObject:
     """Raises `NotFound`, also for another tenant's job."""
-    sql = _sql()
+    sql = Reader()
     rows = await sql.rows(
         f'SELECT {JOB} {_FROM} WHERE j."tenant" = {sql.mark(1)} AND j."id" = {sql.mark(2)}',
         [tenant, id],
@@ -58,7 +80,7 @@ async def get_job(tenant: str, id: str) -> JsonObject:
 
 async def get_input(tenant: str, id: str) -> Row:
     """What is needed to submit the job again. Raises `NotFound`."""
-    sql = _sql()
+    sql = Reader()
     rows = await sql.rows(
         'SELECT "task", "input", "entity", "priority", "tags", "metadata", "max_attempts", "status"'
         f' FROM "agentflow_jobs" WHERE "tenant" = {sql.mark(1)} AND "id" = {sql.mark(2)}',
@@ -69,9 +91,20 @@ async def get_input(tenant: str, id: str) -> Row:
     return rows[0]
 
 
+async def job_of_request(tenant: str, idempotency_key: str, request_hash: str) -> str | None:
+    """The job that this request made under this key; None if there is none, or another's."""
+    sql = Reader()
+    rows = await sql.rows(
+        f'SELECT "id" FROM "agentflow_jobs" WHERE "tenant" = {sql.mark(1)}'
+        f' AND "idempotency_key" = {sql.mark(2)} AND "request_hash" = {sql.mark(3)}',
+        [tenant, idempotency_key, request_hash],
+    )
+    return rows[0]["id"] if rows else None
+
+
 async def list_jobs(tenant: str, wanted: JobFilter) -> tuple[list[JsonObject], str | None]:
     """One page, newest first, and the cursor of the next."""
-    sql = _sql()
+    sql = Reader()
     values: list[Any] = [tenant]
     where = [f'j."tenant" = {sql.mark(1)}']
 
@@ -83,7 +116,7 @@ async def list_jobs(tenant: str, wanted: JobFilter) -> tuple[list[JsonObject], s
         if getattr(wanted, column) is not None:
             add(f'j."{column}" = {{}}', getattr(wanted, column))
     if wanted.since is not None:
-        add('j."created_at" >= {}', wanted.since)
+        add('j."created_at" >= {}', wanted.since.astimezone(UTC))  # compared as text by SQLite
     if wanted.cursor is not None:
         add('j."id" < {}', wanted.cursor)
     join = ""
@@ -100,7 +133,7 @@ async def list_jobs(tenant: str, wanted: JobFilter) -> tuple[list[JsonObject], s
 
 async def history(tenant: str, job: str, after: int = -1, limit: int = 1000) -> list[JsonObject]:
     """Entries of the job's history with `seq` above `after`, in order."""
-    sql = _sql()
+    sql = Reader()
     rows = await sql.rows(
         'SELECT "id", "job_id", "seq", "source", "event", "fields", "disposition", "reason",'
         ' "status", "told_at", "decided_at", "patch" FROM "agentflow_history"'
@@ -115,7 +148,7 @@ async def deliveries(
     tenant: str, *, status: str | None, provider: str | None, cursor: str | None, limit: int
 ) -> tuple[list[JsonObject], str | None]:
     """Webhooks in the inbox, newest first."""
-    sql = _sql()
+    sql = Reader()
     values: list[Any] = [tenant]
     where = [f'"tenant" = {sql.mark(1)}', "\"kind\" <> 'command'"]
     for column, value, sign in (
@@ -135,11 +168,11 @@ async def deliveries(
 
 
 async def get_delivery(tenant: str, id: str) -> JsonObject:
-    """One delivery with its body as text. Raises `NotFound`."""
-    sql = _sql()
+    """One delivery with its body as text. Raises `NotFound`, also for a command."""
+    sql = Reader()
     rows = await sql.rows(
         f'SELECT {_DELIVERY}, "body", "headers" FROM "agentflow_inbox"'
-        f' WHERE "tenant" = {sql.mark(1)} AND "id" = {sql.mark(2)}',
+        f' WHERE "tenant" = {sql.mark(1)} AND "id" = {sql.mark(2)} AND "kind" <> \'command\'',
         [tenant, id],
     )
     if not rows:
@@ -150,7 +183,7 @@ async def get_delivery(tenant: str, id: str) -> JsonObject:
 
 async def inbox_status(id: str) -> str:
     """How far an inbox row is. Raises `NotFound`."""
-    sql = _sql()
+    sql = Reader()
     rows = await sql.rows(
         f'SELECT "status" FROM "agentflow_inbox" WHERE "id" = {sql.mark(1)}', [id]
     )
@@ -163,7 +196,7 @@ async def handler_runs(
     tenant: str, *, status: str | None, cursor: str | None, limit: int
 ) -> tuple[list[JsonObject], str | None]:
     """Runs of handlers that are owed or set aside, newest first."""
-    sql = _sql()
+    sql = Reader()
     values: list[Any] = [tenant]
     where = [f'"tenant" = {sql.mark(1)}']
     for column, value, sign in (("status", status, "="), ("id", cursor, "<")):
@@ -171,17 +204,29 @@ async def handler_runs(
             values.append(value)
             where.append(f'"{column}" {sign} {sql.mark(len(values))}')
     rows = await sql.rows(
-        'SELECT "id", "handler", "kind", "job_id", "inbox_id", "status", "tries", "error",'
-        f' "created_at", "wake_at", "done_at" FROM "agentflow_handler_runs"'
+        f'SELECT {_RUN} FROM "agentflow_handler_runs"'
         f' WHERE {" AND ".join(where)} ORDER BY "id" DESC LIMIT {limit + 1}',
         values,
     )
     return _page([_instants(dict(r)) for r in rows], limit)
 
 
+async def get_handler_run(tenant: str, id: str) -> JsonObject:
+    """Raises `NotFound`."""
+    sql = Reader()
+    rows = await sql.rows(
+        f'SELECT {_RUN} FROM "agentflow_handler_runs"'
+        f' WHERE "tenant" = {sql.mark(1)} AND "id" = {sql.mark(2)}',
+        [tenant, id],
+    )
+    if not rows:
+        raise NotFound(f"There is no run {id}")
+    return _instants(dict(rows[0]))
+
+
 async def counts(tenant: str) -> dict[str, int]:
     """How many jobs there are in each status."""
-    sql = _sql()
+    sql = Reader()
     rows = await sql.rows(
         'SELECT "status", COUNT(*) AS "n" FROM "agentflow_jobs"'
         f' WHERE "tenant" = {sql.mark(1)} GROUP BY "status"',
@@ -191,14 +236,9 @@ async def counts(tenant: str) -> dict[str, int]:
     return {status.value: found.get(status.value, 0) for status in Status}
 
 
-async def ping() -> None:
-    """Raises whatever the database raises."""
-    await _sql().rows("SELECT 1 AS one")
-
-
 async def oldest_due(now: datetime) -> float | None:
     """Seconds the oldest due alarm or unread inbox row has been waiting; None if none is."""
-    sql = _sql()
+    sql = Reader()
     rows = await sql.rows(
         'SELECT MIN("at") AS "at" FROM (SELECT MIN("wake_at") AS "at" FROM "agentflow_jobs"'
         f' WHERE "wake_at" <= {sql.mark(1)} UNION ALL SELECT MIN("received_at") FROM'
@@ -209,6 +249,10 @@ async def oldest_due(now: datetime) -> float | None:
     return None if at is None else max(0.0, (now - at).total_seconds())
 
 
+_RUN = (
+    '"id", "handler", "kind", "job_id", "inbox_id", "status", "tries", "error", "created_at",'
+    ' "wake_at", "done_at"'
+)
 _DELIVERY = (
     '"id", "kind", "provider", "dedup_key", "type", "status", "reason", "error", "job_id",'
     ' "received_at", "applied_at"'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from agentflow.types import JobId
@@ -14,8 +14,12 @@ class Bus:
 
     def __init__(self) -> None:
         self._bells: dict[str, set[asyncio.Event]] = {}
+        self.watchers: list[Callable[[Sequence[JobId]], None]] = []
+        """Called with all jobs that changed; they must not block or raise."""
 
     def told(self, jobs: Sequence[JobId]) -> None:
+        for watcher in self.watchers:
+            watcher(jobs)
         for job in jobs:
             for bell in self._bells.get(job, ()):
                 bell.set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -48,9 +48,7 @@ class Context:
 def context(request: Request) -> Context:
     found: Context | None = request.app.state.agentflow
     if found is None:
-        raise HTTPException(
-            503, "agentflow is not started: run its lifespan", {"Retry-After": "2"}
-        )
+        raise HTTPException(503, "agentflow is not started: run its lifespan", {"Retry-After": "2"})
     return found
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
+from datetime import datetime
 
 import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from agentflow.core.providers import Verified
 from agentflow.errors import NotFound, SignatureError
 from agentflow.plugins.catalogue import Ready
 from agentflow.store.inserts import InboxEntry
 from agentflow.types import new_id
 from agentflow.web import schemas
-from agentflow.web.context import context, tenant
+from agentflow.web.context import context, read, tenant
 from agentflow.web.responses import JsonResponse
 from agentflow.web.routes import Routes
 
@@ -25,13 +27,13 @@ webhooks = Routes("webhooks")
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{16,64}")
 _KEPT_HEADERS = 40
-_SECRET = re.compile(r"authorization|cookie|signature|secret|token|api-?key", re.I)
+_SECRET = re.compile(r"auth|cookie|signature|secret|token|key|passw", re.I)
 
 
 @webhooks.add(
     "POST",
     "/webhooks/{provider}",
-    answers={202: schemas.Received, 401: None, 404: None, 413: None, 503: None},
+    answers={202: schemas.Received, 401: None, 413: None},
 )
 async def receive(request: Request) -> Response:
     """Receive a provider's webhook
@@ -40,14 +42,9 @@ async def receive(request: Request) -> Response:
     """
     ctx = context(request)
     ready = _ready(ctx.catalogue.providers.get(request.path_params["provider"]))
-    raw = await _limited(request, ready.provider.max_body)
-    assert ready.verifier is not None, "_ready refuses a provider without"
+    raw = await read(request, ready.provider.max_body)
     now = ctx.clock.now()
-    try:
-        verified = ready.verifier.verify(request.headers, raw, now)
-    except SignatureError as error:
-        log.warning("Webhook refused", provider=ready.provider.name, why=error.message)
-        raise
+    verified = _verified(ready, request, raw, now)
     token = request.path_params.get("token")
     entry = InboxEntry(
         id=new_id("dlv"),
@@ -67,7 +64,7 @@ async def receive(request: Request) -> Response:
 @webhooks.add(
     "POST",
     "/webhooks/{provider}/{token}",
-    answers={202: schemas.Received, 401: None, 404: None, 413: None, 503: None},
+    answers={202: schemas.Received, 401: None, 413: None},
 )
 async def receive_for(request: Request) -> Response:
     """Receive a webhook about one attempt
@@ -81,26 +78,32 @@ def _ready(ready: Ready | None) -> Ready:
     if ready is None or ready.provider.webhooks == "none":
         raise NotFound("No such provider takes webhooks here")
     if ready.verifier is None:
-        raise HTTPException(503, f"Webhooks are off: {ready.webhook_problem}")
+        why = f"Webhooks of {ready.provider.name} are off: {ready.webhook_problem}"
+        raise HTTPException(503, why, {"Retry-After": "60"})
     return ready
 
 
-async def _limited(request: Request, most: int) -> bytes:
-    """The raw body. 413 as soon as it is known to be larger than `most` bytes."""
-    said = request.headers.get("content-length", "")
-    if said.isascii() and said.isdigit() and int(said) > most:
-        raise HTTPException(413, f"At most {most} bytes")
-    read = bytearray()
-    async for chunk in request.stream():
-        read += chunk
-        if len(read) > most:
-            raise HTTPException(413, f"At most {most} bytes")
-    return bytes(read)
+def _verified(ready: Ready, request: Request, raw: bytes, now: datetime) -> Verified:
+    """What the signature vouches for. Raises `SignatureError`, whatever the plugin's scheme does
+    with what a stranger wrote."""
+    assert ready.verifier is not None, "_ready refuses a provider without"
+    name = ready.provider.name
+    try:
+        return ready.verifier.verify(request.headers, raw, now)
+    except SignatureError as error:
+        log.warning("Webhook refused", provider=name, why=error.message)
+        raise
+    except Exception as error:
+        log.error("A signature scheme broke its contract", provider=name, exc_info=error)
+        raise SignatureError("the signature cannot be read") from None
 
 
 def _dedup_key(delivery_id: str | None, raw: bytes) -> str:
     """The provider's own id of the delivery, or what it says."""
-    return f"id:{delivery_id}" if delivery_id else f"sha256:{hashlib.sha256(raw).hexdigest()}"
+    if delivery_id and len(delivery_id) <= 255:
+        return f"id:{delivery_id}"
+    said = delivery_id.encode(errors="replace") if delivery_id else raw
+    return f"sha256:{hashlib.sha256(said).hexdigest()}"
 
 
 def _kept(request: Request) -> dict[str, str]:

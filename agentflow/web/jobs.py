@@ -4,37 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
-from typing import Any
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
 from agentflow.core.job import FINAL
-from agentflow.core.submission import JobSpec
+from agentflow.core.submission import JobSpec, request_hash
 from agentflow.errors import Conflict, InvalidInput
 from agentflow.store import queries
 from agentflow.store.inserts import InboxEntry
+from agentflow.store.intake import Stored
 from agentflow.store.rows import loads
 from agentflow.types import JsonObject, new_id
 from agentflow.web import schemas
-from agentflow.web.context import Context, body, context, query, tenant
-from agentflow.web.live import stream
+from agentflow.web.context import Context, body, context, invalid, query, tenant
+from agentflow.web.live import server_stops, stream, wait_final
 from agentflow.web.responses import JsonResponse
 from agentflow.web.routes import Routes
 
 jobs = Routes("jobs")
 
-_PREFER_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*(\d{1,6})")
+_PREFER_WAIT = re.compile(r'wait\s*=\s*("?)(\d{1,9})\1\s*(;.*)?', re.I)
+
+_ONCE = {"Idempotency-Key": "The same key and the same request give the same job."}
 
 
 @jobs.add(
     "POST",
     "/v1/jobs",
     body=schemas.NewJobBody,
-    answers={201: schemas.Job, 200: schemas.Job, 409: None, 422: None},
-    headers={"Idempotency-Key": "The same key and body give the same job."},
+    answers={201: schemas.Job, 200: schemas.Job, 409: None},
+    headers=_ONCE,
 )
 async def submit(request: Request) -> Response:
     """Submit a job
@@ -54,21 +55,45 @@ async def submit(request: Request) -> Response:
         max_attempts=said.max_attempts,
         tags=said.tags,
         metadata=said.metadata,
-        idempotency_key=request.headers.get("idempotency-key"),
+        idempotency_key=_idempotency_key(request),
     )
     return await _store(request, ctx, spec)
 
 
+def _idempotency_key(request: Request) -> str | None:
+    given = request.headers.getlist("idempotency-key")
+    if len(given) > 1:
+        raise invalid("idempotency_key", "one header at most")
+    return given[0] if given else None
+
+
 async def _store(request: Request, ctx: Context, spec: JobSpec) -> Response:
-    stored = await ctx.intake.add_job(ctx.prepare(spec, tenant(request)))
-    view = with_urls(request, await queries.get_job(tenant(request), stored.id))
+    who = tenant(request)
+    try:
+        stored = await ctx.intake.add_job(ctx.prepare(spec, who))
+    except InvalidInput:
+        known = await _known(spec, who)
+        if known is None:
+            raise
+        stored = known
+    view = with_urls(request, await queries.get_job(who, stored.id))
     headers = {"Location": view["urls"]["self"]}
     return JsonResponse(view, 201 if stored.new else 200, headers)
 
 
-@jobs.add(
-    "GET", "/v1/jobs", query=schemas.JobsQuery, answers={200: schemas.Page[schemas.Job], 422: None}
-)
+async def _known(spec: JobSpec, who: str) -> Stored | None:
+    """The job of this very request: what was good once (a deadline, say) is not refused later."""
+    if spec.idempotency_key is None:
+        return None
+    try:
+        asked = request_hash(spec)
+    except TypeError:  # no JSON, so never stored
+        return None
+    known = await queries.job_of_request(who, spec.idempotency_key, asked)
+    return None if known is None else Stored(known, False)
+
+
+@jobs.add("GET", "/v1/jobs", query=schemas.JobsQuery, answers={200: schemas.Page[schemas.Job]})
 async def index(request: Request) -> Response:
     """List jobs, newest first"""
     wanted = query(request, schemas.JobsQuery)
@@ -82,7 +107,7 @@ async def index(request: Request) -> Response:
     "GET",
     "/v1/jobs/{id}",
     query=schemas.JobQuery,
-    answers={200: schemas.Job, 404: None, 422: None},
+    answers={200: schemas.Job},
     headers={"Prefer": "`wait=N` is the same as `?wait=N` (RFC 7240)."},
 )
 async def show(request: Request) -> Response:
@@ -92,34 +117,27 @@ async def show(request: Request) -> Response:
     """
     ctx = context(request)
     wait = query(request, schemas.JobQuery).wait
-    preferred = _PREFER_WAIT.search(request.headers.get("prefer", ""))
-    headers = {}
-    if wait is None and preferred:
-        wait = float(preferred[1])
-        headers["Preference-Applied"] = f"wait={preferred[1]}"
-    seconds = min(wait or 0.0, ctx.settings.max_wait)
-    view = await wait_final(ctx, tenant(request), request.path_params["id"], seconds)
+    preferred = _preferred_wait(request) if wait is None else None
+    seconds = min(wait or preferred or 0.0, ctx.settings.max_wait)
+    headers = {} if preferred is None else {"Preference-Applied": f"wait={seconds:g}"}
+
+    async def gone() -> bool:
+        return server_stops() or await request.is_disconnected()
+
+    view = await wait_final(ctx, tenant(request), request.path_params["id"], seconds, gone)
     return JsonResponse(with_urls(request, view), headers=headers)
 
 
-async def wait_final(ctx: Context, who: str, id: str, seconds: float) -> JsonObject:
-    """The job when it is final, or as it is after `seconds`. Raises `NotFound`."""
-    until = time.monotonic() + seconds
-    with ctx.bus.listen(id) as bell:
-        while True:
-            bell.clear()
-            view = await queries.get_job(who, id)
-            left = until - time.monotonic()
-            if view["status"] in FINAL or left <= 0:
-                return view
-            try:
-                async with asyncio.timeout(min(left, 5.0)):
-                    await bell.wait()
-            except TimeoutError:
-                continue
+def _preferred_wait(request: Request) -> int | None:
+    """Seconds from `Prefer` (RFC 7240): the first `wait` counts, the unintelligible is ignored."""
+    for said in ",".join(request.headers.getlist("prefer")).split(","):
+        wait = _PREFER_WAIT.fullmatch(said.strip())
+        if wait:
+            return int(wait[2])
+    return None
 
 
-@jobs.add("POST", "/v1/jobs/{id}/cancel", answers={202: schemas.Job, 200: schemas.Job, 404: None})
+@jobs.add("POST", "/v1/jobs/{id}/cancel", answers={202: schemas.Job, 200: schemas.Job})
 async def cancel(request: Request) -> Response:
     """Ask for the end of a job
 
@@ -134,7 +152,10 @@ async def cancel(request: Request) -> Response:
 
 
 @jobs.add(
-    "POST", "/v1/jobs/{id}/retry", answers={201: schemas.Job, 404: None, 409: None, 422: None}
+    "POST",
+    "/v1/jobs/{id}/retry",
+    answers={201: schemas.Job, 200: schemas.Job, 409: None, 422: None},
+    headers=_ONCE,
 )
 async def retry(request: Request) -> Response:
     """Submit a final job again, as a new one
@@ -154,6 +175,7 @@ async def retry(request: Request) -> Response:
         metadata=loads(old["metadata"]),
         max_attempts=old["max_attempts"],
         retry_of=id,
+        idempotency_key=_idempotency_key(request),
     )
     return await _store(request, ctx, spec)
 
@@ -162,7 +184,8 @@ async def retry(request: Request) -> Response:
     "GET",
     "/v1/jobs/{id}/events",
     query=schemas.EntriesQuery,
-    answers={200: schemas.Page[schemas.Entry], 404: None, 422: None},
+    answers={200: schemas.Page[schemas.Entry], 204: None},
+    also="text/event-stream",
     headers={
         "Accept": "`text/event-stream` keeps the answer open and live.",
         "Last-Event-ID": "Where a live stream goes on.",
@@ -172,17 +195,21 @@ async def entries(request: Request) -> Response:
     """The job's history; live with `Accept: text/event-stream`
 
     Each live event's id is the entry's `seq`; the stream ends after the entry that made the job
-    final.
+    final. 204 tells a stream that was resumed after that entry to stay away.
     """
     ctx, who, id = context(request), tenant(request), request.path_params["id"]
     wanted = query(request, schemas.EntriesQuery)
-    await queries.get_job(who, id)
+    job = await queries.get_job(who, id)
     if "text/event-stream" in request.headers.get("accept", ""):
         after = _last_event_id(request, wanted.after)
+        resumed = after >= 0 and job["status"] in FINAL
+        if resumed and not await queries.history(who, id, after, 1):
+            return Response(status_code=204)
         return stream(ctx, who, id, after)
-    found = await queries.history(who, id, wanted.after, wanted.limit)
-    cursor = str(found[-1]["seq"]) if len(found) == wanted.limit else None
-    return JsonResponse({"items": found, "next_cursor": cursor})
+    found = await queries.history(who, id, wanted.after, wanted.limit + 1)
+    items = found[: wanted.limit]
+    cursor = str(items[-1]["seq"]) if len(found) > len(items) else None
+    return JsonResponse({"items": items, "next_cursor": cursor})
 
 
 def _last_event_id(request: Request, default: int) -> int:
@@ -190,12 +217,14 @@ def _last_event_id(request: Request, default: int) -> int:
     if said is None:
         return default
     if not (said.isascii() and said.isdigit() and len(said) < 10):
-        raise InvalidInput("Last-Event-ID: the `seq` of an entry")
+        raise invalid("Last-Event-ID", "the `seq` of an entry")
     return int(said)
 
 
-async def command(ctx: Context, who: str, said: JsonObject, job_id: str | None = None) -> Any:
-    """Store a command, and give the writer a moment to apply it. Returns its inbox status."""
+async def command(
+    ctx: Context, who: str, said: JsonObject, job_id: str | None = None
+) -> tuple[str, str]:
+    """Store a command, and give the writer a moment to apply it. Returns its id and status."""
     entry = InboxEntry(
         id=new_id("cmd"),
         kind="command",
@@ -205,11 +234,12 @@ async def command(ctx: Context, who: str, said: JsonObject, job_id: str | None =
         job_id=job_id,
     )
     await ctx.intake.add_inbox(entry)
+    status = "received"
     for pause in (0.005, 0.02, 0.05, 0.1, 0.2, 0.4):
+        await asyncio.sleep(pause)
         status = await queries.inbox_status(entry.id)
         if status != "received":
             break
-        await asyncio.sleep(pause)
     return entry.id, status
 
 

@@ -18,7 +18,10 @@ _SAID = {
     200: "OK",
     201: "Created",
     202: "Stored",
+    204: "Nothing more will come",
     206: "The asked bytes",
+    304: "Not modified",
+    400: "The body is no JSON",
     401: "The signature does not fit",
     404: "There is no such thing",
     409: "It does not fit the present state",
@@ -63,7 +66,7 @@ def _operation(o: Operation, refs: Any) -> dict[str, Any]:
         "tags": [o.tag],
         "parameters": _parameters(o),
         "responses": {
-            str(status): _answer(o, status, model, refs) for status, model in o.answers.items()
+            str(status): _answer(o, status, model, refs) for status, model in _answers(o).items()
         },
     }
     if o.description:
@@ -74,21 +77,33 @@ def _operation(o: Operation, refs: Any) -> dict[str, Any]:
             "required": True,
             "content": {"application/json": {"schema": schema}},
         }
-        said["responses"]["400"] = _problem("The body is no JSON")
     elif o.tag == "webhooks":
         said["requestBody"] = {"required": True, "content": {"*/*": {}}}
     return said
+
+
+def _answers(o: Operation) -> dict[int, Any]:
+    """The declared answers and those that follow from the rest of the declaration."""
+    implied: set[int] = {503} if o.tag != "health" else set()
+    if "{" in o.path:
+        implied.add(404)
+    if o.query is not None or o.body is not None:
+        implied.add(422)
+    if o.body is not None:
+        implied |= {400, 413}
+    return dict(sorted({**dict.fromkeys(implied), **o.answers}.items()))
 
 
 def _answer(o: Operation, status: int, model: Any, refs: Any) -> dict[str, Any]:
     if status >= 400 and model is None:
         return _problem(_SAID[status])
     answer: dict[str, Any] = {"description": _SAID[status]}
+    content: dict[str, Any] = {}
     if model is not None:
-        answer["content"] = {o.media: {"schema": refs[model, "serialization"]}}
-    else:
-        answer["content"] = {"*/*": {}}
-    return answer
+        content["application/json"] = {"schema": refs[model, "serialization"]}
+    if o.also is not None and status in {200, 206}:
+        content[o.also] = {}
+    return answer | ({"content": content} if content else {})
 
 
 def _problem(said: str) -> dict[str, Any]:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import orjson
+import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from agentflow.core.providers import Task
-from agentflow.core.results import artifact_place
 from agentflow.errors import Conflict, NotFound
 from agentflow.plugins.catalogue import Catalogue, Ready
 from agentflow.store import queries
 from agentflow.store.artifacts import stored_artifact
 from agentflow.store.rows import dumps
 from agentflow.web import schemas
-from agentflow.web.context import context, query, tenant
+from agentflow.web.context import Context, context, query, tenant
 from agentflow.web.jobs import command
 from agentflow.web.responses import JsonResponse
 from agentflow.web.routes import Routes
@@ -30,14 +30,16 @@ files = Routes("artifacts")
 catalogue = Routes("catalogue")
 health = Routes("health")
 
-_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+log = structlog.get_logger(__name__)
+
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 @inbox.add(
     "GET",
     "/v1/deliveries",
     query=schemas.DeliveriesQuery,
-    answers={200: schemas.Page[schemas.Delivery], 422: None},
+    answers={200: schemas.Page[schemas.Delivery]},
 )
 async def deliveries(request: Request) -> Response:
     """List the webhooks received, newest first"""
@@ -46,15 +48,13 @@ async def deliveries(request: Request) -> Response:
     return JsonResponse({"items": found, "next_cursor": cursor})
 
 
-@inbox.add("GET", "/v1/deliveries/{id}", answers={200: schemas.DeliveryWhole, 404: None})
+@inbox.add("GET", "/v1/deliveries/{id}", answers={200: schemas.DeliveryWhole})
 async def delivery(request: Request) -> Response:
     """Show a delivery with its body"""
     return JsonResponse(await queries.get_delivery(tenant(request), request.path_params["id"]))
 
 
-@inbox.add(
-    "POST", "/v1/deliveries/{id}/replay", answers={202: schemas.Commanded, 404: None, 409: None}
-)
+@inbox.add("POST", "/v1/deliveries/{id}/replay", answers={202: schemas.Commanded, 409: None})
 async def replay(request: Request) -> Response:
     """Read a stored delivery again with today's code
 
@@ -72,7 +72,7 @@ async def replay(request: Request) -> Response:
     "GET",
     "/v1/handler-runs",
     query=schemas.RunsQuery,
-    answers={200: schemas.Page[schemas.HandlerRun], 422: None},
+    answers={200: schemas.Page[schemas.HandlerRun]},
 )
 async def handler_runs(request: Request) -> Response:
     """List runs of the application's handlers that are owed or set aside"""
@@ -81,13 +81,13 @@ async def handler_runs(request: Request) -> Response:
     return JsonResponse({"items": found, "next_cursor": cursor})
 
 
-@inbox.add("POST", "/v1/handler-runs/{id}/retry", answers={202: schemas.Commanded, 404: None})
+@inbox.add("POST", "/v1/handler-runs/{id}/retry", answers={202: schemas.Commanded, 409: None})
 async def retry_handler(request: Request) -> Response:
     """Run a handler again that was set aside"""
     ctx, who, id = context(request), tenant(request), request.path_params["id"]
-    known, _ = await queries.handler_runs(who, status=None, cursor=f"{id}~", limit=1)
-    if not known or known[0]["id"] != id:
-        raise NotFound(f"There is no run {id}")
+    status = (await queries.get_handler_run(who, id))["status"]
+    if status != "parked":
+        raise Conflict(f"{id} is {status}: only a run that was set aside can be retried.")
     stored, status = await command(ctx, who, {"command": "retry_handler", "run": id})
     return JsonResponse({"id": stored, "status": status}, 202)
 
@@ -95,40 +95,54 @@ async def retry_handler(request: Request) -> Response:
 @files.add(
     "GET",
     "/v1/artifacts/{id}",
-    answers={200: None, 206: None, 404: None, 416: None},
-    headers={"Range": "One range of bytes (RFC 9110, 14.2)."},
-    media="application/octet-stream",
+    answers={200: None, 206: None, 304: None, 416: None},
+    also="*/*",
+    headers={
+        "Range": "One range of bytes (RFC 9110, 14.2).",
+        "If-Range": "The ETag for which the range holds.",
+        "If-None-Match": "ETags that need not be sent again.",
+    },
 )
 async def artifact(request: Request) -> Response:
     """Download a file in custody"""
     ctx, id = context(request), request.path_params["id"]
-    if artifact_place(id) is None:
-        raise NotFound(f"There is no file {id}")
     found = await stored_artifact(tenant(request), id)
-    size: int = found["size"]
-    start, end = _range(request.headers.get("range"), size)
+    size, etag = found["size"], f'"{found["sha256"]}"'
+    if etag in _etags(request.headers.getlist("if-none-match")):
+        return Response(status_code=304, headers={"ETag": etag})
+    asked = request.headers.get("range")
+    if request.headers.get("if-range", etag) != etag:
+        asked = None
+    part = _range(asked, size)
+    start, end = part or (0, size)
+    try:
+        chunks: AsyncIterator[bytes] = await ctx.artifacts.open(found["key"], start, end)
+    except NotFound:
+        log.error("A file in custody is gone from the store", artifact=id)
+        raise NotFound(f"The file {id} is gone from the store") from None
     headers = {
         "Accept-Ranges": "bytes",
         "Content-Length": str(end - start),
-        "Content-Disposition": f'attachment; filename="{_safe(found["name"] or id)}"',
-        "ETag": f'"{found["sha256"]}"',
+        "Content-Type": found["media_type"] or "application/octet-stream",
+        "Content-Disposition": f'attachment; filename="{_safe(found["name"] or "") or id}"',
+        "ETag": etag,
         "X-Content-Type-Options": "nosniff",
     }
-    whole = (start, end) == (0, size)
-    if not whole:
+    if part is not None:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-    if request.headers.get("if-none-match") == headers["ETag"]:
-        return Response(status_code=304, headers={"ETag": headers["ETag"]})
-    chunks: AsyncIterator[bytes] = await ctx.artifacts.open(found["key"], start, end)
-    media = found["media_type"] or "application/octet-stream"
-    return StreamingResponse(chunks, 200 if whole else 206, headers, media_type=media)
+    return StreamingResponse(chunks, 200 if part is None else 206, headers)
 
 
-def _range(header: str | None, size: int) -> tuple[int, int]:
-    """The asked bytes, end exclusive; what is not understood is the whole. Raises 416."""
+def _etags(headers: Sequence[str]) -> set[str]:
+    """What If-None-Match names; a weak tag of the same bytes is as good (RFC 9110, 13.1.2)."""
+    return {tag.strip().removeprefix("W/") for tag in ",".join(headers).split(",")}
+
+
+def _range(header: str | None, size: int) -> tuple[int, int] | None:
+    """The asked bytes, end exclusive; None, the whole, for what is not understood. Raises 416."""
     asked = _RANGE.fullmatch(header.strip()) if header else None
     if asked is None or asked.group(1) == asked.group(2) == "":
-        return 0, size
+        return None
     first, last = asked.groups()
     if first == "":
         start, end = max(0, size - int(last)), size
@@ -140,7 +154,8 @@ def _range(header: str | None, size: int) -> tuple[int, int]:
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name)[-100:]
+    """The name in the letters that every header and every file system takes."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[-100:].lstrip("._-")
 
 
 @catalogue.add("GET", "/v1/tasks", answers={200: schemas.Page[schemas.TaskInfo]})
@@ -196,18 +211,23 @@ async def healthz(request: Request) -> Response:
 @health.add("GET", "/readyz", answers={200: schemas.Health, 503: schemas.Health})
 async def readyz(request: Request) -> Response:
     """The process can do its work; says what is missing and how late the oldest due work is"""
-    ctx = context(request)
+    ctx: Context | None = request.app.state.agentflow
+    if ctx is None:
+        return JsonResponse(_health(["not started"], None, {}), 503)
     missing = ctx.missing()
     oldest: float | None = None
     try:
-        await queries.ping()
         oldest = await queries.oldest_due(ctx.clock.now())
     except Exception as error:  # whatever the database raises, it is not there
         missing = [*missing, f"database: {type(error).__name__}"]
-    said = {
+    said = _health(missing, oldest, ctx.catalogue.problems)
+    return JsonResponse(said, 503 if missing else 200, {"Cache-Control": "no-store"})
+
+
+def _health(missing: list[str], oldest: float | None, problems: dict[str, str]) -> dict[str, Any]:
+    return {
         "status": "unavailable" if missing else "ok",
         "missing": missing,
         "oldest_due_seconds": oldest,
-        "plugin_problems": ctx.catalogue.problems,
+        "plugin_problems": problems,
     }
-    return JsonResponse(said, 503 if missing else 200)

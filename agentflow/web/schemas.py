@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+)
+from pydantic_core import PydanticCustomError
 
 from agentflow.core.job import Status
 
 T = TypeVar("T")
+
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+
+
+def _written(value: Any) -> Any:
+    """Pydantic would also take a number, in seconds or milliseconds as it thinks fit."""
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        raise PydanticCustomError("instant", "An instant like 2026-11-23T10:00:00Z, with an offset")
+    return value
+
+
+def _utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise PydanticCustomError("instant", "An instant between the years 1 and 9999") from None
+
+
+Instant = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_utc)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Deadline = Annotated[
+    Annotated[Seconds, Tag("seconds")] | Annotated[Instant, Tag("instant")],
+    Discriminator(lambda value: "instant" if isinstance(value, str) else "seconds"),
+]
+Word = Annotated[str, Field(max_length=255)]
 
 
 class Shape(BaseModel):
@@ -19,15 +57,15 @@ class Shape(BaseModel):
 class NewJobBody(Shape):
     """Durations are in seconds, instants RFC 3339 with an offset."""
 
-    task: str = Field(examples=["replicate.predict"])
+    model_config = ConfigDict(strict=True)
+
+    task: str = Field(max_length=128, examples=["replicate.predict"])
     input: JsonValue = None
     entity: str | None = Field(None, examples=["shot:42"])
     priority: int = Field(0, ge=-100, le=100)
-    delay: float | None = Field(None, ge=0)
-    run_at: AwareDatetime | None = None
-    deadline: float | AwareDatetime | None = Field(
-        None, description="Seconds from the start, or an instant."
-    )
+    delay: float | None = Field(None, ge=0, allow_inf_nan=False)
+    run_at: Instant | None = None
+    deadline: Deadline | None = Field(None, description="Seconds from the start, or an instant.")
     max_attempts: int | None = Field(None, ge=1, le=100)
     tags: list[str] = Field(default_factory=list, max_length=20)
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
@@ -209,31 +247,35 @@ Limit = Annotated[int, Field(ge=1, le=200)]
 
 class JobsQuery(Shape):
     status: Status | None = None
-    task: str | None = None
-    entity: str | None = None
-    tag: str | None = None
-    since: AwareDatetime | None = None
-    cursor: str | None = None
+    task: Word | None = None
+    entity: Word | None = None
+    tag: Word | None = None
+    since: Instant | None = Field(None, description="Created then or later.")
+    cursor: str | None = Field(None, pattern=r"^job_[0-9a-f]{32}$")
     limit: Limit = 50
 
 
 class JobQuery(Shape):
-    wait: float | None = Field(None, ge=0, description="Seconds to wait for a final status.")
+    wait: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="Seconds to wait for a final status."
+    )
 
 
 class EntriesQuery(Shape):
-    after: int = Field(-1, ge=-1, description="Entries with a higher `seq` only.")
+    after: int = Field(
+        -1, ge=-1, lt=2**31, description="Entries with a higher `seq` only; takes `next_cursor`."
+    )
     limit: Annotated[int, Field(ge=1, le=1000)] = 1000
 
 
 class DeliveriesQuery(Shape):
     status: Literal["received", "applied", "parked", "ignored", "failed", "expired"] | None = None
-    provider: str | None = None
-    cursor: str | None = None
+    provider: Word | None = None
+    cursor: str | None = Field(None, pattern=r"^dlv_[0-9a-f]{32}$")
     limit: Limit = 50
 
 
 class RunsQuery(Shape):
     status: Literal["pending", "parked", "done"] | None = None
-    cursor: str | None = None
+    cursor: str | None = Field(None, pattern=r"^run_[0-9a-f]{32}$")
     limit: Limit = 50

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from agentflow.core.providers import Delivery, Fact, Provider
+from typing import Any
+
+from agentflow.core.events import dump_event, load_event, name_of
+from agentflow.core.providers import Delivery, Fact, Outcome, Provider
 from agentflow.errors import PluginError
 from agentflow.store.rows import Row, instant, loads
 
@@ -24,15 +27,26 @@ def facts_of(provider: Provider, delivery: Delivery) -> list[Fact]:
     """What the delivery says. Raises whatever the parser raises, and `PluginError` for garbage."""
     if provider.parser is None:
         return []
-    facts = list(provider.parser(delivery))
-    if not all(isinstance(fact, Fact) for fact in facts):
-        raise PluginError(f"the parser of {provider.name} returned something that is no Fact")
-    return facts
+    return [_checked(fact, provider.name) for fact in provider.parser(delivery)]
+
+
+def _checked(fact: Any, name: str) -> Fact:
+    """The fact as it would be read back: one that cannot be stored must not reach the batch, where
+    it would stop its neighbours."""
+    if not isinstance(fact, Fact) or not isinstance(fact.event, Outcome):
+        raise PluginError(f"the parser of {name} returned something that is no Fact")
+    ids = {fact.external_id, getattr(fact.event, "external_id", None)} - {None}
+    if not all(isinstance(id, str) and 1 <= len(id) <= 255 for id in ids):
+        raise PluginError(f"the parser of {name} gave an external id that is no short text")
+    event = load_event(name_of(fact.event), dump_event(fact.event))
+    assert isinstance(event, Outcome), "it was one before"
+    return Fact(event, fact.external_id)
 
 
 def type_of(provider: Provider, delivery: Delivery) -> str | None:
     """What `@app.on_webhook` selects by; None where the body does not say."""
     try:
-        return provider.typer(delivery)
+        said = provider.typer(delivery)
     except Exception:  # a body that is no JSON has no type
         return None
+    return said if isinstance(said, str) else None

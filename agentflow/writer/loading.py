@@ -104,6 +104,15 @@ async def next_alarm(sql: Sql, *, with_queued: bool) -> Any:
     return rows[0]["at"] if rows else None
 
 
+async def ring_again(sql: Sql, now: datetime) -> None:
+    """Every queued job is due for its ring, since no broker holds a message of it."""
+    await sql.rows(
+        f'UPDATE "agentflow_jobs" SET "check_at" = {sql.mark(1)}, "wake_at" = {sql.mark(2)}'
+        f' WHERE "status" = \'queued\' AND "wake_at" > {sql.mark(3)}',
+        [now, now, now],
+    )
+
+
 async def attempts_by_token(sql: Sql, tokens: Collection[str]) -> dict[str, tuple[JobId, int]]:
     if not tokens:
         return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,11 +14,19 @@ from tortoise.transactions import in_transaction
 from agentflow.core.job import Job
 from agentflow.core.submission import NewJob
 from agentflow.errors import AgentflowError
-from agentflow.store.inserts import insert_jobs
+from agentflow.store.intake import insert_new_jobs
 from agentflow.store.rows import dumps
 from agentflow.store.sql import Sql
 from agentflow.types import new_id
-from agentflow.writer.handlers import Handler, HandlerEvent, JobEvent, JobView, explain
+from agentflow.writer.handlers import (
+    Handler,
+    HandlerEvent,
+    JobEvent,
+    JobView,
+    TooSlow,
+    briefly,
+    explain,
+)
 from agentflow.writer.loading import Beside
 from agentflow.writer.tools import Prepare
 
@@ -48,16 +55,23 @@ class BudgetSpentError(AgentflowError):
 
 @dataclass(slots=True)
 class Budget:
-    """Seconds for all handlers of a batch, and for each."""
+    """Seconds for all handlers of a batch, and for each, who always gets them whole.
+
+    The first of a batch are admitted in any case, so that every batch gets somewhere. One that was
+    too slow is not run again in the same batch: its like wait for the next, the others go on.
+    """
 
     left: float
     each: float
+    begun: bool = False
+    slow: set[str] = field(default_factory=set)
 
-    def take(self) -> float:
-        """Seconds for the next handler. Raises `BudgetSpentError`."""
-        if self.left <= 0:
+    def admit(self, handlers: Sequence[Handler]) -> None:
+        """Raise `BudgetSpentError` if these must wait. Whoever is admitted together is run."""
+        late = self.left < self.each or any(h.name in self.slow for h in handlers)
+        if self.begun and late:
             raise BudgetSpentError
-        return min(self.each, self.left)
+        self.begun = True
 
 
 @dataclass(slots=True)
@@ -90,19 +104,18 @@ async def run_in(
     tenant: str,
     budget: Budget,
 ) -> list[NewJob]:
-    """Run one handler in a savepoint and store the jobs it wants. Raises what it raises, after
-    its writes are undone; a time-out ends the budget, so that others need not wait for its like."""
-    seconds = budget.take()
+    """Run one handler in a savepoint, store the jobs it wants and return those that are new.
+
+    Raises what it raises, after its writes are undone.
+    """
     began = time.monotonic()
     try:
         async with in_transaction("default") as savepoint:
-            async with asyncio.timeout(seconds):
-                specs = await handler.call(event, savepoint)
+            specs = await handler.call(event, savepoint, seconds=budget.each)
             new = [prepare(spec, tenant) for spec in specs]
-            await insert_jobs(Sql(savepoint), new)
-        return new
-    except TimeoutError:
-        budget.left = 0
+            return await insert_new_jobs(Sql(savepoint), new)
+    except TooSlow:
+        budget.slow.add(handler.name)
         raise
     finally:
         budget.left -= time.monotonic() - began
@@ -147,19 +160,18 @@ async def run_all(
     """Run each (handler, event, tenant, inbox id), or owe it. Only `BudgetSpentError` is raised,
     and only before the first of them ran."""
     ran = Ran()
-    for position, (handler, event, tenant, inbox_id) in enumerate(wanted):
-        if handler.after_commit:
-            ran.rows.append(run_row(handler, event, tenant=tenant, now=now, inbox_id=inbox_id))
-            continue
-        if position and budget.left <= 0:
-            budget.left = budget.each  # what was begun together is ended together
-        try:
-            ran.new_jobs += await run_in(handler, event, prepare, tenant, budget)
-        except BudgetSpentError:
-            raise
-        except Exception as error:  # the application's code
-            log.warning("Handler failed", handler=handler.name, error=str(error)[:500])
-            ran.rows.append(
-                run_row(handler, event, tenant=tenant, now=now, inbox_id=inbox_id, error=error)
-            )
+    now_or_never = [handler for handler, *_ in wanted if not handler.after_commit]
+    if now_or_never:
+        budget.admit(now_or_never)
+    for handler, event, tenant, inbox_id in wanted:
+        error: Exception | None = None
+        if not handler.after_commit:
+            try:
+                ran.new_jobs += await run_in(handler, event, prepare, tenant, budget)
+                continue
+            except Exception as failure:  # the application's code
+                log.warning("Handler failed", handler=handler.name, error=briefly(failure))
+                error = failure
+        row = run_row(handler, event, tenant=tenant, now=now, inbox_id=inbox_id, error=error)
+        ran.rows.append(row)
     return ran

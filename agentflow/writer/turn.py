@@ -129,7 +129,11 @@ class Turn:
                 if self.batch.job(envelope.job_id) is None:
                     letter.fail("there is no such job")
                     break
-                reason = self.batch.apply(envelope)
+                try:
+                    reason = self.batch.apply(envelope)
+                except Exception as error:  # this letter alone is set aside
+                    letter.fail(error)
+                    break
                 letter.reason = reason or letter.reason or "repeated"
 
     def _wake(self, id: JobId) -> None:

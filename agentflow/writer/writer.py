@@ -21,8 +21,8 @@ from agentflow.transport.conversation import Broker, Claim, Denied
 from agentflow.transport.local import Beat, Heard, LocalConversation
 from agentflow.types import Clock, JobId, new_id
 from agentflow.writer.handlers import explain
-from agentflow.writer.loading import next_alarm
-from agentflow.writer.replays import Owed
+from agentflow.writer.loading import next_alarm, ring_again
+from agentflow.writer.owed import Owed
 from agentflow.writer.tools import Tools
 from agentflow.writer.turn import MOST, Done, Turn
 
@@ -52,6 +52,7 @@ class Writer:
         self._tools, self._conversation, self._broker = tools, conversation, broker
         self._clock, self._told = clock, told
         self._alarms = False
+        self._broker_is_empty = False
         self._stopping = False
         self._idle = asyncio.Event()
         self._deaf_until = 0.0
@@ -101,22 +102,8 @@ class Writer:
                 Abandoned(called=True, attempt=row["number"]),
             )
             await self._conversation.report(envelope)
-        await self._ring_again()
-        self._alarms = True
+        self._alarms = self._broker_is_empty = True
         self.ring()
-
-    async def _ring_again(self) -> None:
-        """The broker of this process is empty: every queued job is due for its ring."""
-        now = self._clock.now()
-        with hold_limit(None):
-            async with in_transaction("default") as tx:
-                sql = Sql(tx)
-                await sql.rows(
-                    f'UPDATE "agentflow_jobs" SET "check_at" = {sql.mark(1)},'
-                    f' "wake_at" = {sql.mark(2)} WHERE "status" = \'queued\''
-                    f' AND "wake_at" > {sql.mark(3)}',
-                    [now, now, now],
-                )
 
     async def settled(self) -> None:
         """Wait until everything heard and received so far is applied."""
@@ -139,6 +126,9 @@ class Writer:
     async def _commit(self, heard: Sequence[Heard], *, calls_handlers: bool = True) -> Done:
         with hold_limit(None):
             async with in_transaction("default") as tx:
+                if self._broker_is_empty:  # every queued job is due for its ring
+                    await ring_again(Sql(tx), self._clock.now())
+                    self._broker_is_empty = False
                 turn = Turn(
                     self._tools,
                     tx,

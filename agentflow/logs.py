@@ -1,0 +1,108 @@
+"""Logs of a process at a terminal: a sentence for people, then its fields; one line each.
+
+Every logger goes through one renderer, the chatty ones of libraries from WARNING on. What could be
+a secret, an input or a body is not written, whoever logs it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, TextIO
+
+import structlog
+
+CHATTY = ("aiosqlite", "asyncio", "httpcore", "httpx", "taskiq", "tortoise", "uvicorn")
+
+_SECRET = re.compile(
+    r"token|secret|signature|authorization|cookie|passw|api_?key|^(input|body|headers|nonce)$", re.I
+)
+_LEVELS = {"critical": 31, "error": 31, "warning": 33, "info": 0, "debug": 2}
+_LONGEST = 500
+
+
+def configure(level: str = "INFO", *, stream: TextIO | None = None) -> None:
+    """Log to `stream`, by default standard error; colored if it is a terminal.
+
+    Raises `ValueError` for a level there is not.
+    """
+    target = stream or sys.stderr
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.contextvars.merge_contextvars,
+            *_shared(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_shared(),
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                Renderer(colored=target.isatty()),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _shared() -> list[structlog.typing.Processor]:
+    return [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
+        without_secrets,
+    ]
+
+
+def without_secrets(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """A structlog processor."""
+    return {k: "…" if _SECRET.search(k) else v for k, v in event.items()}
+
+
+class Renderer:
+    """`12:03:04 Webhook refused  provider=replicate why='…'`, the level where it is not info."""
+
+    def __init__(self, *, colored: bool) -> None:
+        self._colored = colored
+
+    def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
+        level = event.pop("level", "info")
+        said = [self._paint(2, event.pop("timestamp", "--:--:--"))]
+        if level != "info":
+            said.append(self._paint(_LEVELS.get(level, 0), level.upper()))
+        said.append(_line(event.pop("event", "")))
+        trace = event.pop("exception", None) or event.pop("stack", None)
+        fields = [f"{self._paint(2, f'{k}=')}{_value(v)}" for k, v in event.items() if v is not None]
+        line = " ".join(said) + ("  " + " ".join(fields) if fields else "")
+        return f"{line}\n{trace}" if trace else line
+
+    def _paint(self, code: int, text: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self._colored and code else text
+
+
+def _value(value: Any) -> str:
+    text = _line(value)
+    return repr(text) if not text or " " in text else text
+
+
+def _line(value: Any) -> str:
+    """One line that can neither end early nor paint the terminal, whatever a stranger sent."""
+    text = str(value)
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return text if text.isprintable() else repr(text)[1:-1]

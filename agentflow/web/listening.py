@@ -1,0 +1,90 @@
+"""An HTTP server as a guest in a process that has other things to close after it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from agentflow.errors import SettingsError
+
+DRAIN = 2
+"""Seconds for open requests to end at a stop; waiting ones and live streams are cut then."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises `SettingsError` if that cannot be."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise SettingsError(
+            f"{host}:{port} cannot be listened on ({os.strerror(error.errno or 0)}). Stop what"
+            " uses it, or choose another port with --port or AGENTFLOW_PORT (0 takes a free one)."
+        ) from None
+    return listener
+
+
+class Listening(uvicorn.Server):
+    """Serves `app` on a bound socket until `stop`, or the first SIGINT or SIGTERM.
+
+    The host of the process opens and closes everything else around it; a second signal ends the
+    process at once, which loses nothing that was answered with 2xx.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        config = uvicorn.Config(
+            app, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=DRAIN
+        )
+        config.access_log = False  # said to the constructor, it would silence every server here
+        super().__init__(config)
+
+    async def serve_on(self, listener: socket.socket, started: asyncio.Event | None = None) -> None:
+        """`started` is set once requests are answered."""
+        serving = asyncio.ensure_future(self.serve([listener]))
+        while not (self.started or serving.done()):
+            await asyncio.sleep(0.005)
+        if started is not None:
+            started.set()
+        await serving
+
+    def stop(self) -> None:
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The signals are taken by `signals`, for longer than the server serves."""
+        yield
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """Until the end of this block the first signal stops the server, the second everything."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {s: signal.signal(s, self.handle_exit) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            sys.stderr.write("\nStopped at once.\n")
+            sys.stderr.flush()
+            os._exit(128 + sig)
+        super().handle_exit(sig, frame)
