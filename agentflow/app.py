@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, TypeAdapter
 from starlette.applications import Starlette
 from starlette.routing import Mount
-from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
 from tortoise.transactions import in_transaction
 
 from agentflow.core.policy import Policy
@@ -58,7 +58,7 @@ class AgentFlow:
         policies: Mapping[str, Mapping[str, Any]] | None = None,
         settings: Settings | None = None,
     ) -> None:
-        self._models = Models(models, migrations, (tortoise or {}).get("apps"))
+        self.models = Models(models, migrations, (tortoise or {}).get("apps"))
         self._providers = list(providers)
         self._local: dict[str, Provider] = {}
         self._plugins = plugins
@@ -66,6 +66,7 @@ class AgentFlow:
         self._settings = settings
         self.handlers = Handlers()
         self._runtime: Runtime | None = None
+        self._stopping = False
         self._web = create_web()
 
     # -- registering -----------------------------------------------------------------------------
@@ -116,7 +117,11 @@ class AgentFlow:
     # -- using -----------------------------------------------------------------------------------
 
     def transaction(self) -> AbstractAsyncContextManager[BaseDBAsyncClient]:
-        """A transaction for the application's rows and the jobs that belong to them."""
+        """A transaction for the application's rows and the jobs that belong to them.
+
+        Leaving the block commits, raising in it undoes everything. It is rolled back if it is held
+        longer than `AGENTFLOW_TRANSACTION_LIMIT`, since nobody else can write meanwhile.
+        """
         self._started()
         return in_transaction("default")
 
@@ -169,8 +174,13 @@ class AgentFlow:
     ) -> JobHandle:
         if using_db is None:
             stored = await runtime.intake.add_job(new)
-        else:
+        elif isinstance(using_db, TransactionalDBClient):
             stored = await runtime.intake.add_job_in(using_db, new)
+        else:
+            raise UsageError(
+                "`using_db` takes the `tx` of `async with app.transaction() as tx`, not a"
+                " connection: the job would start even if what it belongs to were undone."
+            )
         return JobHandle(runtime.context, stored.id, new.job.tenant)
 
     # -- running ---------------------------------------------------------------------------------
@@ -192,22 +202,35 @@ class AgentFlow:
     async def start(self) -> None:
         """Raises `SettingsError`, also when another process uses the data directory, and
         `UsageError` for policies that fit no task."""
-        if self._runtime is not None:
-            raise UsageError("agentflow is started already")
         settings = self._settings or load_settings()
         catalogue = Catalogue(discover(self._plugins), self._providers, settings.public_url)
         catalogue.adjust(self._policies)
-        runtime = Runtime(settings, self._models, catalogue, self.handlers)
-        await runtime.start()
+        await self.run_on(Runtime(settings, self.models, catalogue, self.handlers))
+
+    async def run_on(self, runtime: Runtime) -> None:
+        """Start with these parts, as tests do. What the last process left behind is applied
+        meanwhile, by handlers that may submit."""
+        if self._runtime is not None:
+            raise UsageError("agentflow is started already")
         self._runtime = runtime
+        try:
+            await runtime.start()
+        except BaseException:
+            self._runtime = None
+            raise
         self._web.state.agentflow = runtime.context
 
     async def stop(self) -> None:
         """Hand back or finish what runs, confirm it, close. Safe to call twice."""
-        runtime, self._runtime = self._runtime, None
+        runtime = self._runtime
         self._web.state.agentflow = None
-        if runtime is not None:
-            await runtime.stop()
+        if runtime is None or self._stopping:
+            return
+        self._stopping = True
+        try:
+            await runtime.stop()  # outcomes that come in meanwhile have handlers, who may submit
+        finally:
+            self._runtime, self._stopping = None, False
 
     @property
     def runtime(self) -> Runtime:
@@ -260,6 +283,11 @@ class JobHandle:
 
     async def cancel(self) -> None:
         """Ask for its end; `status` tells what came of it."""
+        if current_transaction() is not None:
+            raise UsageError(
+                "A transaction is open in this task, and a cancel is a write of its own that would"
+                " wait for it for ever. Cancel the job after the `async with`."
+            )
         said = {"command": "cancel", "job": self.id}
         await command(self._context, self._tenant, said, job_id=self.id)
 

@@ -88,7 +88,9 @@ class Renderer:
             said.append(self._paint(_LEVELS.get(level, 0), level.upper()))
         said.append(_line(event.pop("event", "")))
         trace = event.pop("exception", None) or event.pop("stack", None)
-        fields = [f"{self._paint(2, f'{k}=')}{_value(v)}" for k, v in event.items() if v is not None]
+        fields = [
+            f"{self._paint(2, f'{k}=')}{_value(v)}" for k, v in event.items() if v is not None
+        ]
         line = " ".join(said) + ("  " + " ".join(fields) if fields else "")
         return f"{line}\n{trace}" if trace else line
 

@@ -170,7 +170,7 @@ class _Bell(Doorbell):
             self._runtime.writer.ring()
             return
         input = orjson.loads(new.input)
-        message = Message(job.id, job.attempt, job.current.token, job.task, input)
+        message = Message(job.id, job.attempt, job.current.token, job.task, input, job.deadline)
         sending = asyncio.ensure_future(self._runtime.broker.send(message))
         self._sending.add(sending)
         sending.add_done_callback(self._sending.discard)

@@ -1,10 +1,10 @@
 """What the client raises.
 
-    ClientError
-    ├── ApiError            the server refused; `status`, `title`, `detail`, `errors`
-    ├── ServerUnreachable   no answer that counts, also after the repeats
-    ├── JobFailed           `result()`: the job ended without one; `error.kind` says why
-    └── JobTimeout          `result(timeout)`: time is up; the job goes on
+ClientError
+├── ApiError            the server refused; `status`, `title`, `detail`, `errors`
+├── ServerUnreachable   no answer that counts, also after the repeats
+├── JobFailed           `result()`: the job ended without one; `error.kind` says why
+└── JobTimeout          `result(timeout)`: time is up; the job goes on
 """
 
 from __future__ import annotations

@@ -85,9 +85,9 @@ class Job:
         until = time.monotonic() + (float("inf") if timeout is None else timeout)
         while not self.final:
             left = until - time.monotonic()
-            self.refresh(max(0.0, min(left, LONGEST_WAIT)))
-            if not self.final and time.monotonic() >= until:
+            if left < 0:
                 raise JobTimeout(f"Job {self.id} is still {self.status} after {timeout} seconds")
+            self.refresh(min(left, LONGEST_WAIT))
         if self.status != "succeeded":
             raise JobFailed(self.id, self.status, self.error)
         return _read(Result, self.data["result"])

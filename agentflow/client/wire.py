@@ -167,7 +167,7 @@ class Wire:
     def _unreachable(self, error: Exception) -> ServerUnreachable:
         if isinstance(error, ServerUnreachable):
             return error
-        return ServerUnreachable(f"{self.url}: {error or type(error).__name__}")
+        return ServerUnreachable(f"{self.url}: {str(error) or type(error).__name__}")
 
 
 def place(path: str, id: str, action: str = "") -> str:

@@ -11,6 +11,7 @@ from rich.console import Console, RenderableType
 from rich.progress import Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Column
+from rich.text import Text
 
 from agentflow.client import Event
 
@@ -31,7 +32,7 @@ _NOTES = {
 
 def note(event: Event) -> str | None:
     """A line for people; None for what is not worth one."""
-    if event.disposition == "ignored" or event.event == "progressed":
+    if event.disposition == "ignored" or event.event in ("progressed", "woke"):
         return None
     known = _NOTES.get(event.reason)
     if event.reason == "found":
@@ -79,7 +80,9 @@ class Lines:
             passed = time.monotonic() - self._began
             name = self._names[index]
             self._console.print(
-                f"{passed:5.1f} s  {name:24}{event.status:11}{said}", highlight=False, soft_wrap=True
+                f"{passed:5.1f} s  {name:24}{event.status:11}{said}",
+                highlight=False,
+                soft_wrap=True,
             )
 
 
@@ -135,7 +138,5 @@ class _Bar(ProgressColumn):
 
 class _Status(ProgressColumn):
     def render(self, task: Task) -> RenderableType:
-        from rich.text import Text
-
         status = task.fields["status"]
         return Text(f"{status:10}", style=STYLES.get(status, "cyan"))

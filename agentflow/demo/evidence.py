@@ -21,14 +21,11 @@ class Trail:
 
     def first(self, **wanted: str) -> Event | None:
         """The first applied entry whose fields are as wanted."""
-        return next((e for e in self.history if _fits(e, disposition="applied", **wanted)), None)
+        return next(iter(self.all(disposition="applied", **wanted)), None)
 
     def all(self, **wanted: str) -> list[Event]:
-        return [e for e in self.history if _fits(e, **wanted)]
-
-
-def _fits(event: Event, **wanted: str) -> bool:
-    return all(getattr(event, name) == value for name, value in wanted.items())
+        fits = wanted.items()
+        return [e for e in self.history if all(getattr(e, k) == v for k, v in fits)]
 
 
 def seconds(before: Event, after: Event) -> str:
@@ -40,7 +37,7 @@ Check: TypeAlias = Callable[[Trail], str | None]
 
 def plain(trail: Trail) -> str | None:
     if trail.first(event="succeeded", source="webhook"):
-        return "nothing went wrong: a webhook brought the result"
+        return "nothing went wrong"
     return None
 
 
@@ -48,7 +45,7 @@ def duplicate(trail: Trail) -> str | None:
     twice = trail.stats.faults["duplicate"]
     ids = {d["delivery_id"] for d in trail.deliveries}
     if twice and len(trail.deliveries) == len(ids) == twice:
-        return f"{twice} webhooks came twice; each was stored once"
+        return f"{twice} came twice, each was stored once"
     return None
 
 
@@ -57,7 +54,7 @@ def reordered(trail: Trail) -> str | None:
     late = trail.all(event="progressed", source="webhook", disposition="ignored")
     late = [e for e in late if end and e.seq > end.seq]
     if late:
-        return f"{len(late)} reports of progress came after the end; they changed nothing"
+        return f"{len(late)} came after the end, changed nothing"
     return None
 
 
@@ -65,14 +62,14 @@ def lost(trail: Trail) -> str | None:
     accepted = trail.first(event="accepted")
     end = trail.first(event="succeeded", source="poll")
     if accepted and end and not trail.deliveries:
-        return f"no webhook came; polling found the result after {seconds(accepted, end)}"
+        return f"none came; polling healed it in {seconds(accepted, end)}"
     return None
 
 
 def forged(trail: Trail) -> str | None:
     refused = trail.stats.answers["401"]
     if refused and trail.first(event="succeeded", source="webhook"):
-        return f"{refused} forged webhook refused with 401; the genuine ones went through"
+        return f"{refused} refused (401), the genuine ones taken"
     return None
 
 
@@ -80,7 +77,7 @@ def overtaking(trail: Trail) -> str | None:
     end = trail.first(event="succeeded", source="webhook")
     accepted = trail.all(event="accepted", source="worker")
     if end and all(e.seq > end.seq for e in accepted):
-        return "the webhook came before the answer to the call; both were understood"
+        return "result came before the call's answer"
     return None
 
 
@@ -88,7 +85,7 @@ def rate_limited(trail: Trail) -> str | None:
     again = trail.first(reason="retry:rate_limited")
     starts = trail.all(event="started", disposition="applied")
     if again and len(starts) == 2:
-        return f"429: waited {seconds(again, starts[1])}, then the second attempt went through"
+        return f"429; tried again {seconds(again, starts[1])} later"
     return None
 
 
@@ -96,7 +93,7 @@ def interrupted(trail: Trail) -> str | None:
     again = trail.first(reason="retry:provider_error")
     starts = trail.all(event="started", disposition="applied")
     if again and len(starts) == 2:
-        return f"failed in passing: tried again after {seconds(again, starts[1])}"
+        return f"failed; tried again {seconds(again, starts[1])} later"
     return None
 
 
@@ -104,21 +101,22 @@ def unknown(trail: Trail) -> str | None:
     """The call's connection broke: was the prediction made or not?"""
     unsure = trail.first(reason="submit_unknown")
     found = trail.first(reason="found")
-    if unsure and found and found.seq > unsure.seq and trail.job.data["attempt"] == 1:
-        how = "by its webhook" if found.source == "webhook" else "in Replicate's list"
-        return f"connection broke during the call; found again {how}, not paid twice"
+    once = trail.job.data["attempt"] == 1 and max(trail.stats.created.values()) == 1
+    if unsure and found and found.seq > unsure.seq and once:
+        how = "its webhook" if found.source == "webhook" else "asking for it"
+        return f"found again by {how}, paid once"
     return None
 
 
 def canceled(trail: Trail) -> str | None:
     end = trail.first(event="canceled", status="canceled")
     if end and trail.stats.counts["cancels"]:
-        return f"asked Replicate to stop; it confirmed (by {end.source})"
+        return "Replicate was asked, and confirmed it"
     return None
 
 
 def rejected(trail: Trail) -> str | None:
     error = trail.job.error
     if error and error.kind == "content_rejected" and trail.job.data["attempt"] == 1:
-        return "Replicate refused the content: failed at once, a retry cannot help"
+        return "failed at once: a retry cannot help"
     return None

@@ -21,7 +21,7 @@ from agentflow.client import Client, ClientError, Job
 from agentflow.demo.board import STYLES, Board, board
 from agentflow.demo.evidence import Trail
 from agentflow.demo.stage import Stage, stage
-from agentflow.demo.stories import STORIES, Story
+from agentflow.demo.stories import STORIES
 
 LIMIT = 25.0
 """Seconds for all jobs to end."""
@@ -40,9 +40,8 @@ def run(data: Path | None = None) -> int:
     with (folder / "demo.log").open("a", encoding="utf-8") as log:
         logs.configure("INFO", stream=log)
         console.print(
-            f"[bold]{len(STORIES)} predictions[/], and a Replicate (simulated, on this machine)"
-            " that does to each what networks do.\nNothing leaves this machine, no key is needed."
-            f" Files go to {_short(folder)}\n"
+            f"[bold]{len(STORIES)} predictions[/] on a simulated Replicate, which does to them what"
+            " networks do.\nNothing leaves this machine, and no key is needed.\n"
         )
         with stage(folder) as built, Client(built.url) as client:
             return _play(console, client, built, folder)
@@ -60,9 +59,7 @@ def _play(console: Console, client: Client, built: Stage, folder: Path) -> int:
     _count(console, trails, built, took)
     _keep(console, client, trails, folder)
     _next(console, folder)
-    good = all(proofs) and all(
-        t.job.status == s.ends for t, s in zip(trails, STORIES, strict=True)
-    )
+    good = all(proofs) and all(t.job.status == s.ends for t, s in zip(trails, STORIES, strict=True))
     return 0 if good and _at_most_once(built) else 1
 
 
@@ -176,7 +173,8 @@ def _next(console: Console, folder: Path) -> None:
 
 def _program() -> str:
     """How this very program is called from here."""
-    if shutil.which("agentflow") == os.path.realpath(sys.argv[0]) or not sys.argv[0]:
+    found = shutil.which("agentflow")
+    if found is not None and os.path.realpath(found) == os.path.realpath(sys.argv[0]):
         return "agentflow"
     return shlex.quote(_short(Path(sys.argv[0])))
 

@@ -69,5 +69,5 @@ async def _play(
         )
         async with app.lifespan():
             server = Listening(LocalOnly(standalone(app)))
-            ready.set_result((Stage(url, sim.stats), server, asyncio.get_running_loop()))
-            await server.serve_on(listener)
+            async with server.serving(listener):
+                ready.set_result((Stage(url, sim.stats), server, asyncio.get_running_loop()))

@@ -12,6 +12,7 @@ from typing import Any
 
 from tortoise import Tortoise
 from tortoise.connection import get_connection
+from tortoise.context import TortoiseContext, get_current_context
 from tortoise.migrations.executor import MigrationExecutor
 
 from agentflow.errors import SettingsError
@@ -23,6 +24,13 @@ CORE_APP: JsonObject = {
     "default_connection": "default",
     "migrations": "agentflow.store.migrations",
 }
+
+
+_IN_USE = (
+    "Tortoise is set up in this process already, by another AgentFlow or by code of yours, and a"
+    " model can only have one database. Run one AgentFlow per process, and instead of calling"
+    " Tortoise.init() or RegisterTortoise, give it your configuration: AgentFlow(tortoise=...)."
+)
 
 
 class DirectoryLock:
@@ -82,6 +90,7 @@ class Database:
         self, file: Path | str, models: Models, *, synchronous: str, transaction_limit: float
     ) -> None:
         self._own_apps = models.configured()
+        self._context: TortoiseContext | None = None
         self._config: dict[str, Any] = {
             "connections": {
                 "default": {
@@ -99,13 +108,21 @@ class Database:
         }
 
     async def open(self) -> None:
-        """Connect and bring every schema up to date."""
-        await Tortoise.init(config=self._config, _enable_global_fallback=True)
+        """Connect and bring every schema up to date. Raises `SettingsError` where Tortoise is
+        in use: it finds a model's connection by one global set-up."""
+        if get_current_context() is not None:
+            raise SettingsError(_IN_USE)
+        context = TortoiseContext()
+        with context:
+            await context.init(config=self._config, _enable_global_fallback=True)
+        self._context = context
         with hold_limit(None):
             await self._migrate()
 
     async def close(self) -> None:
-        await Tortoise.close_connections()
+        context, self._context = self._context, None
+        if context is not None:
+            await context.close_connections()
 
     async def _migrate(self) -> None:
         """Migrations where an app has them; missing tables of the others are created."""

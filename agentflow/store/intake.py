@@ -95,8 +95,8 @@ class Intake:
     async def _add(self, item: NewJob | InboxEntry) -> Stored:
         if current_transaction() is not None:
             raise UsageError(
-                "A transaction is open in this task: give it to submit as `using_db=tx`, or submit"
-                " after its end; waiting for another transaction here would never end."
+                "A transaction is open in this task: give it to `submit` as `using_db=tx`, or do"
+                " this after its end; waiting for another transaction here would never end."
             )
         answer: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Wanted(item, answer))

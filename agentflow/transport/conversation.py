@@ -6,7 +6,7 @@ commit. The same nonce or envelope id is answered the same again.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ class Message:
     token: Token
     task: str
     input: Json
+    deadline: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,3 @@ class Broker(Protocol):
     async def send(self, message: Message) -> None: ...
 
     async def send_chore(self, chore: Chore) -> None: ...
-
-
-Answer = Callable[[Granted | Denied | None], None]
-Confirm = Callable[[], Awaitable[None]]

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from types import FrameType
 
 import uvicorn
@@ -51,15 +51,19 @@ class Listening(uvicorn.Server):
         )
         config.access_log = False  # said to the constructor, it would silence every server here
         super().__init__(config)
+        self._up = asyncio.Event()
 
-    async def serve_on(self, listener: socket.socket, started: asyncio.Event | None = None) -> None:
-        """`started` is set once requests are answered."""
-        serving = asyncio.ensure_future(self.serve([listener]))
-        while not (self.started or serving.done()):
-            await asyncio.sleep(0.005)
-        if started is not None:
-            started.set()
-        await serving
+    @contextlib.asynccontextmanager
+    async def serving(self, listener: socket.socket) -> AsyncIterator[None]:
+        """The block runs once requests are answered; leaving it waits for the stop."""
+        task = asyncio.ensure_future(self.serve([listener]))
+        await self._up.wait()
+        yield
+        await task
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._up.set()
 
     def stop(self) -> None:
         self.should_exit = True

@@ -83,7 +83,7 @@ class Worker:
         claim = Claim(message.job_id, message.attempt, nonce, self.id)
         if task.policy.repeatable:
             asking = asyncio.ensure_future(self.writer.claim(claim))
-            grant = Granted(task.policy.timeout, self.clock.now(), True)
+            grant = Granted(task.policy.timeout, message.deadline, True)
             await self._call(task, message, grant, nonce, asking)
             return
         answer = await self.writer.claim(claim)

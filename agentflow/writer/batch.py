@@ -49,6 +49,9 @@ _ATTEMPT = [
 ]
 
 
+POSTPONED = timedelta(seconds=60)
+
+
 @dataclass(slots=True)
 class Held:
     """A job in the writer's hands: as it was read, as it is now, and what is to be written."""
@@ -113,6 +116,11 @@ class Batch:
         held = self.held.get(id)
         if held is not None:
             held.job = extend_lease(held.job, attempt, self.now)
+
+    def postpone(self, id: JobId) -> None:
+        """Look at the job's alarm again in a minute: deciding on it failed."""
+        held = self.held[id]
+        held.job = replace(held.job, check_at=self.now + POSTPONED)
 
     async def write(self, sql: Sql, ids: Sequence[JobId]) -> None:
         """Write the jobs of these ids: rows, attempts, history."""

@@ -56,6 +56,8 @@ class Letter:
 
     waits: bool = False
     """Its handlers had no time: the row stays as it is for the next turn."""
+    unparked: list[int] = field(default_factory=list)
+    """Rows of `agentflow_parked` that are answered by this."""
 
     def judge(self, says_something: bool) -> None:
         """What the row is called after its facts were looked at."""
@@ -237,10 +239,24 @@ async def settle(sql: Sql, letters: Sequence[Letter], now: datetime, park_for: f
         [(x.id, x.row["provider"], e) for x in letters for e in sorted(x.unmatched)],
         'ON CONFLICT ("provider", "external_id", "inbox_id") DO NOTHING',
     )
+    answered = [id for x in letters for id in x.unparked]
+    if answered:
+        await sql.rows(
+            f'DELETE FROM "agentflow_parked" WHERE {sql.among("id", 1, "bigint")}',
+            [sql.array(answered)],
+        )
 
 
-async def unpark(sql: Sql, external_ids: set[tuple[str, str]]) -> list[str]:
-    """The deliveries parked under these (provider, external id) pairs, taken off the list."""
+async def fail_letters(
+    sql: Sql, ids: Sequence[str], reason: str, error: str, now: datetime
+) -> None:
+    columns = ("status", "reason", "error", "applied_at")
+    rows = [["failed", reason, error, now, id] for id in ids]
+    await sql.update("agentflow_inbox", columns, ("id",), rows)
+
+
+async def unpark(sql: Sql, external_ids: set[tuple[str, str]]) -> list[Letter]:
+    """The deliveries parked under these (provider, external id) pairs."""
     if not external_ids:
         return []
     rows = await sql.rows(
@@ -249,12 +265,12 @@ async def unpark(sql: Sql, external_ids: set[tuple[str, str]]) -> list[str]:
         [sql.array({e for _, e in external_ids})],
     )
     chosen = [r for r in rows if (r["provider"], r["external_id"]) in external_ids]
-    if chosen:
-        await sql.rows(
-            f'DELETE FROM "agentflow_parked" WHERE {sql.among("id", 1, "bigint")}',
-            [sql.array(r["id"] for r in chosen)],
-        )
-    return list(dict.fromkeys(r["inbox_id"] for r in chosen))
+    found = await rows_of(sql, [r["inbox_id"] for r in chosen])
+    letters = {id: Letter(row) for id, row in found.items()}
+    for row in chosen:
+        if row["inbox_id"] in letters:
+            letters[row["inbox_id"]].unparked.append(row["id"])
+    return list(letters.values())
 
 
 async def expire_parked(sql: Sql, now: datetime) -> None:

@@ -98,8 +98,7 @@ async def next_alarm(sql: Sql, *, with_queued: bool) -> Any:
         'SELECT MIN("at") AS "at" FROM ('
         f' SELECT MIN("wake_at") AS "at" FROM "agentflow_jobs" WHERE "wake_at" IS NOT NULL {queued}'
         ' UNION ALL SELECT MIN("wake_at") FROM "agentflow_inbox" WHERE "wake_at" IS NOT NULL'
-        ' UNION ALL SELECT MIN("wake_at") FROM "agentflow_handler_runs"'
-        ' WHERE "wake_at" IS NOT NULL) AS "alarms"'
+        ') AS "alarms"'
     )
     return rows[0]["at"] if rows else None
 

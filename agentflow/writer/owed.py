@@ -78,7 +78,7 @@ class Owed:
             if due > now:
                 return min(float((due - now).total_seconds()), LOOK_EVERY)
             self._jobs[run["id"]] = job
-            self._running[run["id"]] = asyncio.create_task(self._one(run), name=run["handler"])
+            self._running[run["id"]] = asyncio.create_task(self._one(run), name="agentflow-owed")
             room -= 1
             if not room:
                 break

@@ -13,6 +13,7 @@ from agentflow.core.events import Envelope, Source, Started, Woke
 from agentflow.core.job import Job, Phase, Status
 from agentflow.core.submission import NewJob
 from agentflow.core.transition import Effect, Ring
+from agentflow.errors import UsageError
 from agentflow.store.rows import dumps, loads
 from agentflow.store.sql import Sql
 from agentflow.transport.conversation import Chore, Claim, Denied, Granted, Message
@@ -26,12 +27,12 @@ from agentflow.writer.inbox import (
     expire_parked,
     match,
     received,
-    rows_of,
     settle,
     understand,
     unpark,
 )
 from agentflow.writer.loading import due_jobs, known_envelopes, load_jobs
+from agentflow.writer.poison import keep_poison
 from agentflow.writer.replays import handler_retries
 from agentflow.writer.runs import (
     RUN_COLUMNS,
@@ -46,6 +47,8 @@ from agentflow.writer.tools import Tools
 log = structlog.get_logger(__name__)
 
 MOST = 200
+
+_BROKEN = "It, or another handler in its turn, broke the writer's transaction."
 
 
 @dataclass(slots=True)
@@ -62,6 +65,12 @@ class Done:
     more: bool = False
     """There is more to do at once."""
 
+    def add(self, other: Done) -> None:
+        for name in ("answers", "given_back", "messages", "chores", "changed", "new_jobs"):
+            getattr(self, name).extend(getattr(other, name))
+        self.owed |= other.owed
+        self.more |= other.more
+
 
 class Turn:
     def __init__(
@@ -73,7 +82,10 @@ class Turn:
         *,
         alarms: bool,
         calls_handlers: bool = True,
+        only: str | None = None,
     ) -> None:
+        """`only` is the one inbox row or due job to look at, after a batch of them failed."""
+        self.only = only
         self.tools, self.now, self.heard = tools, now, heard
         self.sql = Sql(tx)
         self.alarms, self.calls_handlers = alarms, calls_handlers
@@ -85,7 +97,7 @@ class Turn:
 
     async def take(self) -> Done:
         """Do it all but the commit. What is raised undoes everything."""
-        self.letters = await received(self.sql, MOST)
+        self.letters = [x for x in await received(self.sql, MOST) if self._wanted(x.id)]
         again = await understand(self.sql, self.letters, self.tools.catalogue, self.now)
         self.letters += again
         drained = len(self.letters) < MOST and len(self.heard) < MOST
@@ -93,10 +105,11 @@ class Turn:
         due: list[str] = []
         if self.alarms and drained:  # rule 8: silence is judged when everything heard was read
             due = await due_jobs(self.sql, self.now, self.tools.room(), MOST)
+            due = [id for id in due if self._wanted(id)]
             await expire_parked(self.sql, self.now)
         envelopes = [(h, _envelope(h, self.now)) for h in self.heard]
         await self._hold(envelopes, due)
-        self._apply_all([e for _, e in envelopes if e])
+        await self._apply_heard(envelopes)
         self._apply_letters(self.letters)
         for id in due:
             self._wake(JobId(id))
@@ -119,9 +132,19 @@ class Turn:
                 for job, attempt in h.said.attempts:
                     self.batch.beat(job, attempt)
 
-    def _apply_all(self, envelopes: Sequence[Envelope]) -> None:
-        for envelope in envelopes:
-            self.batch.apply(envelope)
+    def _wanted(self, id: str) -> bool:
+        return self.only is None or id == self.only
+
+    async def _apply_heard(self, envelopes: Sequence[tuple[Heard, Envelope | None]]) -> None:
+        """What nobody can decide on is kept with its traceback, and its sender goes on."""
+        for heard, envelope in envelopes:
+            if envelope is None:
+                continue
+            try:
+                self.batch.apply(envelope)
+            except Exception as error:  # a bug in the machine; it has changed nothing
+                log.error("Poison", job_id=envelope.job_id, error=str(error)[:500])
+                await keep_poison(self.sql, heard, error, self.now)
 
     def _apply_letters(self, letters: Sequence[Letter]) -> None:
         for letter in letters:
@@ -140,15 +163,20 @@ class Turn:
         job = self.batch.job(id)
         if job is None:
             return
-        self.batch.apply(Envelope(f"clock:{job.version}", Source.CLOCK, self.now, id, Woke()))
+        try:
+            self.batch.apply(Envelope(f"clock:{job.version}", Source.CLOCK, self.now, id, Woke()))
+        except Exception as error:  # a bug in the machine: the others' alarms must not wait for it
+            log.error("Poison", job_id=id, error=str(error)[:500])
+            self.batch.postpone(id)
 
     async def _match_parked(self, due: Sequence[str]) -> None:
         """Deliveries that came before their attempt was known (both sides look second)."""
         for _ in range(3):
             places = self._places(due)
             here = [x for x in self.letters if any((x.provider, e) in places for e in x.unmatched)]
-            parked = await rows_of(self.sql, await unpark(self.sql, set(places)))
-            letters = [*here, *(Letter(row) for row in parked.values())]
+            known = {row for x in self.letters for row in x.unparked}
+            parked = await unpark(self.sql, set(places))
+            letters = [*here, *(x for x in parked if not known.issuperset(x.unparked))]
             if not letters:
                 return
             for letter in letters:
@@ -175,8 +203,6 @@ class Turn:
 
     async def _finish(self) -> None:
         """Handlers, then rows: a job whose handlers must wait is not written in this turn."""
-        for letter in [x for x in self.letters if x.event is not None]:
-            await self._tell_webhook(letter)
         written: list[JobId] = []
         for id, held in self.batch.held.items():
             if not held.entries and held.job == held.before and not held.rings:
@@ -186,16 +212,20 @@ class Turn:
             else:
                 self.skipped.add(id)
         await self.batch.write(self.sql, written)
-        kept = [x for x in self.letters if not self._postponed(x)]
+        for letter in self.letters:
+            if not self._postponed(letter):
+                await self._tell_webhook(letter)
+                await self._retry_handler(letter)
+        waiting = {x.run or x.id for x in self.letters if self._postponed(x)}
+        kept = [x for x in self.letters if (x.run or x.id) not in waiting]
         self.done.more |= len(kept) < len(self.letters) or bool(self.skipped)
-        await self._retry_handlers(kept)
         await settle(self.sql, kept, self.now, self.tools.park_for)
         for id in written:
             self._collect_rings(self.batch.held[id])
         self.done.changed += [id for id in written if self.batch.held[id].entries]
 
     def _postponed(self, letter: Letter) -> bool:
-        """Its row stays `received`; what was applied of it is known by its envelope ids."""
+        """Its row stays as it is; what was applied of it is known by its envelope ids."""
         return letter.waits or any(e.job_id in self.skipped for e in letter.envelopes)
 
     async def _tell(self, held: Held) -> bool:
@@ -210,7 +240,8 @@ class Turn:
 
     async def _tell_webhook(self, letter: Letter) -> None:
         event = letter.event
-        assert event is not None
+        if event is None:
+            return
         handlers = self.tools.handlers.for_webhook(letter.row["provider"], event.type)
         tenant = letter.row["tenant"]
         ran = await self._run([(handler, event, tenant, letter.id) for handler in handlers])
@@ -234,19 +265,29 @@ class Turn:
 
     async def _set_aside(self, wanted: list[tuple[Handler, HandlerEvent, str, str | None]]) -> bool:
         """After a handler broke the whole transaction: none is run, all are kept for a retry."""
-        broke = RuntimeError("a handler of this batch broke the writer's transaction")
-        rows = [
-            run_row(h, e, tenant=t, now=self.now, inbox_id=i, error=broke) for h, e, t, i in wanted
-        ]
+        rows = []
+        for handler, event, tenant, inbox_id in wanted:
+            error = None if handler.after_commit else UsageError(_BROKEN)
+            rows.append(
+                run_row(handler, event, tenant=tenant, now=self.now, inbox_id=inbox_id, error=error)
+            )
         await self.sql.insert("agentflow_handler_runs", RUN_COLUMNS, rows)
+        self.done.owed = True
         return True
 
-    async def _retry_handlers(self, letters: Sequence[Letter]) -> None:
-        for letter in letters:
-            if letter.handler_run is not None:
-                self.done.new_jobs += await handler_retries(
-                    self.sql, self.tools, letter, self.budget, self.now
-                )
+    async def _retry_handler(self, letter: Letter) -> None:
+        if letter.handler_run is None:
+            return
+        if not self.calls_handlers:
+            letter.fail(_BROKEN)
+            return
+        try:
+            new = await handler_retries(self.sql, self.tools, letter, self.budget, self.now)
+        except BudgetSpentError:
+            letter.waits = True
+            return
+        self.done.new_jobs += new
+        self.done.owed = True
 
     def _collect_rings(self, held: Held) -> None:
         for ring in dict.fromkeys(held.rings):
@@ -299,7 +340,7 @@ def _provider(job: Job) -> str:
 
 
 def message_of(job: Job, input: object) -> Message:
-    return Message(job.id, job.attempt, job.current.token, job.task, input)
+    return Message(job.id, job.attempt, job.current.token, job.task, input, job.deadline)
 
 
 def chore_of(job: Job, ring: Ring) -> Chore | None:

@@ -7,22 +7,22 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 
-import orjson
 import structlog
 from tortoise.connection import get_connection
 from tortoise.transactions import in_transaction
 
 from agentflow.core.events import Abandoned, Envelope, Source
-from agentflow.store.inserts import InboxEntry, insert_inbox
 from agentflow.store.rows import instant
 from agentflow.store.sql import Sql
 from agentflow.store.sqlite import hold_limit
 from agentflow.transport.conversation import Broker, Claim, Denied
-from agentflow.transport.local import Beat, Heard, LocalConversation
-from agentflow.types import Clock, JobId, new_id
-from agentflow.writer.handlers import explain
-from agentflow.writer.loading import next_alarm, ring_again
+from agentflow.transport.local import Heard, LocalConversation
+from agentflow.types import Clock, JobId
+from agentflow.writer.handlers import briefly
+from agentflow.writer.inbox import received
+from agentflow.writer.loading import due_jobs, next_alarm, ring_again
 from agentflow.writer.owed import Owed
+from agentflow.writer.poison import give_up, keep_poison
 from agentflow.writer.tools import Tools
 from agentflow.writer.turn import MOST, Done, Turn
 
@@ -71,10 +71,10 @@ class Writer:
             try:
                 more = await self._turn()
             except Exception as error:  # the database is away: nothing is lost, try again
-                log.error("The writer cannot write", error=str(error)[:500])
+                log.error("The writer cannot write", error=briefly(error))
                 await asyncio.sleep(0.5)
                 continue
-            if not more and self._conversation.empty:
+            if not (more or self._conversation.bell.is_set()) and self._conversation.empty:
                 await self._rest()
 
     async def stop(self) -> None:
@@ -114,21 +114,33 @@ class Writer:
         began = time.time()
         heard = self._conversation.take(MOST)
         try:
-            done = await self._commit(heard)
-        except Exception as error:
-            log.warning("A batch failed; its parts are tried singly", error=str(error)[:500])
-            done = await self._singly(heard)
+            done = await self._commit_or_isolate(heard)
+        except BaseException:
+            self._conversation.give_back(heard)  # what is repeated is known by its ids
+            raise
         self._notice_standstill(time.time() - began - self._tools.handler_budget)
         self.turns += 1
         await self._after(done)
         return done.more
 
-    async def _commit(self, heard: Sequence[Heard], *, calls_handlers: bool = True) -> Done:
+    async def _commit_or_isolate(self, heard: Sequence[Heard]) -> Done:
+        try:
+            return await self._commit(heard)
+        except Exception as error:
+            log.warning("A batch failed; its parts are tried singly", error=str(error)[:500])
+            return await self._singly(heard)
+
+    async def _commit(
+        self,
+        heard: Sequence[Heard],
+        *,
+        calls_handlers: bool = True,
+        only: str | None = None,
+    ) -> Done:
         with hold_limit(None):
             async with in_transaction("default") as tx:
                 if self._broker_is_empty:  # every queued job is due for its ring
                     await ring_again(Sql(tx), self._clock.now())
-                    self._broker_is_empty = False
                 turn = Turn(
                     self._tools,
                     tx,
@@ -136,52 +148,48 @@ class Writer:
                     heard,
                     alarms=self._alarms and time.time() >= self._deaf_until,
                     calls_handlers=calls_handlers,
+                    only=only,
                 )
-                return await turn.take()
+                done = await turn.take()
+        self._broker_is_empty = False
+        return done
 
     async def _singly(self, heard: Sequence[Heard]) -> Done:
-        """Isolate what breaks a batch: first its handlers, then itself (rule 11)."""
-        total = Done()
-        for group in [[], *([h] for h in heard)]:
-            try:
-                done = await self._commit(group, calls_handlers=False)
-            except Exception as error:
-                log.error("Poison", error=str(error)[:500])
-                done = await self._set_aside(group, error)
-            total.answers += done.answers
-            total.given_back += done.given_back
-            total.messages += done.messages
-            total.chores += done.chores
-            total.changed += done.changed
-            total.new_jobs += done.new_jobs
-            total.more |= done.more
+        """Find the part that breaks a batch (rule 11). What handlers did in it is undone, so
+        those of the other parts run again."""
+        total = Done(more=True)
+        for id in await self._waiting():
+            total.add(await self._alone([], id))
+        for each in heard:
+            total.add(await self._alone([each], ""))
         return total
 
-    async def _set_aside(self, group: Sequence[Heard], error: Exception) -> Done:
-        """Keep a poisonous envelope with its traceback and let its sender go on."""
-        if not group:
-            raise error
-        now = self._clock.now()
-        entries = [
-            InboxEntry(
-                id=new_id("dlv"),
-                kind="poison",
-                body=orjson.dumps(h.said, default=repr),
-                received_at=now,
-                job_id=h.said.job_id,
-            )
-            for h in group
-            if not isinstance(h.said, Beat)
-        ]
-        with hold_limit(None):
-            async with in_transaction("default") as tx:
-                sql = Sql(tx)
-                await insert_inbox(sql, entries)
-                rows = [["failed", "poison", explain(error), now, e.id] for e in entries]
-                columns = ("status", "reason", "error", "applied_at")
-                await sql.update("agentflow_inbox", columns, ("id",), rows)
-        poisoned = Denied("poison")
-        return Done(answers=[(h, poisoned if isinstance(h.said, Claim) else None) for h in group])
+    async def _alone(self, group: Sequence[Heard], only: str) -> Done:
+        """One part in a transaction of its own, at last without its handlers; what fails even so
+        is set aside."""
+        try:
+            return await self._commit(group, only=only)
+        except Exception as error:
+            log.warning("Tried again without handlers", id=only, error=briefly(error))
+        try:
+            return await self._commit(group, calls_handlers=False, only=only)
+        except Exception as error:
+            log.error("Poison", id=only, error=str(error)[:500])
+            now = self._clock.now()
+            with hold_limit(None):
+                async with in_transaction("default") as tx:
+                    for heard in group:
+                        await keep_poison(Sql(tx), heard, error, now)
+                    if only:
+                        await give_up(Sql(tx), only, error, now)
+            denied = Denied("poison")
+            return Done([(h, denied if isinstance(h.said, Claim) else None) for h in group])
+
+    async def _waiting(self) -> list[str]:
+        """The inbox rows and due jobs of this turn, by id."""
+        sql = Sql(get_connection("default"))
+        letters = [letter.id for letter in await received(sql, MOST)]
+        return letters + await due_jobs(sql, self._clock.now(), self._tools.room(), MOST)
 
     async def _after(self, done: Done) -> None:
         for heard, answer in done.answers:

@@ -18,6 +18,7 @@ from agentflow.transport import local
 from agentflow.transport.conversation import Claim, Denied, Granted
 from agentflow.types import JobId, utcnow
 from agentflow.writer import batch as batch_module
+from agentflow.writer import turn as turn_module
 
 
 async def test_the_same_report_is_applied_once(tmp_path: Path) -> None:
@@ -96,7 +97,11 @@ async def test_a_delivery_before_its_attempt_is_known_is_parked_and_found(tmp_pa
         view = await until(app, job.id, "succeeded")
         assert view["result"]["output"] == 7
         (applied,) = await rows("SELECT status, job_id, wake_at FROM agentflow_inbox")
-        assert (applied["status"], applied["job_id"], applied["wake_at"]) == ("applied", job.id, None)
+        assert (applied["status"], applied["job_id"], applied["wake_at"]) == (
+            "applied",
+            job.id,
+            None,
+        )
         assert await rows("SELECT * FROM agentflow_parked") == []
 
 
@@ -299,3 +304,79 @@ async def test_news_for_an_unknown_job_is_confirmed_and_forgotten(tmp_path: Path
         await tell(app, "job_" + "0" * 32, Started("n", "w", attempt=1))
         answer = await app.runtime.conversation.claim(Claim(JobId("job_x"), 1, "n", "w"))
         assert answer == Denied("no_such_job")
+
+
+async def test_an_inbox_row_that_breaks_the_batch_is_set_aside_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake()
+    async with running(tmp_path, fake) as app:
+        job = await app.submit("fake.work", {})
+        await until(app, job.id, "waiting")
+        match = turn_module.Turn._apply_letters
+
+        def breaks(self: Any, letters: Any) -> None:
+            if any(x.row["dedup_key"] == "id:bad" for x in letters):
+                raise OSError("something nobody thought of")
+            match(self, letters)
+
+        monkeypatch.setattr(turn_module.Turn, "_apply_letters", breaks)
+        fact = {"id": f"ext-{job.id}-1", "event": "succeeded", "fields": {}}
+        await asyncio.gather(
+            deliver(app, orjson.dumps([fact]), id="bad"),
+            deliver(app, orjson.dumps([fact]), id="good"),
+            tell(app, job.id, Progressed(fraction=0.1, attempt=1)),
+        )
+        await until(app, job.id, "succeeded")
+        found = await rows("SELECT dedup_key, status, reason FROM agentflow_inbox ORDER BY 1")
+        assert [(r["dedup_key"], r["status"]) for r in found] == [
+            ("id:bad", "failed"),
+            ("id:good", "applied"),
+        ]
+
+
+async def test_what_was_heard_is_not_lost_when_the_database_fails_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake()
+    async with running(tmp_path, fake) as app:
+        job = await app.submit("fake.work", {})
+        await until(app, job.id, "waiting")
+        commit, fails = app.runtime.writer._commit, [4]
+
+        async def sometimes(*args: Any, **options: Any) -> Any:
+            if fails[0]:
+                fails[0] -= 1
+                raise OSError("disk full")
+            return await commit(*args, **options)
+
+        monkeypatch.setattr(app.runtime.writer, "_commit", sometimes)
+        monkeypatch.setattr(app.runtime.writer, "_alone", sometimes)
+        await tell(app, job.id, Succeeded(Result(output=1), attempt=1))
+        assert (await job.status())["status"] == "succeeded"
+        assert fails == [0]
+
+
+async def test_an_alarm_nobody_can_decide_on_waits_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake()
+    decide = batch_module.decide
+    async with running(tmp_path, fake) as app:
+        bad = await app.submit("fake.work", {}, delay=1)
+        good = await app.submit("fake.work", {}, delay=1)
+
+        def poisoned(job: Any, event: Any, now: Any, random: Any) -> Any:
+            if job.id == bad.id:
+                raise ZeroDivisionError
+            return decide(job, event, now, random)
+
+        monkeypatch.setattr(batch_module, "decide", poisoned)
+        app.runtime.clock.advance(2)
+        app.runtime.writer.ring()
+        await until(app, good.id, "waiting")
+        assert (await bad.status())["status"] == "scheduled"
+        monkeypatch.setattr(batch_module, "decide", decide)
+        app.runtime.clock.advance(61)
+        app.runtime.writer.ring()
+        await until(app, bad.id, "waiting")

@@ -72,7 +72,7 @@ MORE = (
     World(name="without ids, two workers", bare=True, find=True, askings=(2, 1)),
     World(name="with files, unknown is retried", files=1, on_unknown="retry"),
 )
-"""Searched on request; takes a quarter of an hour and some gigabytes."""
+"""Searched on request, in about five minutes."""
 
 
 def table(explored: Iterable[Explored]) -> str:

@@ -1,0 +1,157 @@
+"""`agentflow doctor`: one look at everything that is usually wrong."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+
+import typer
+
+from agentflow.cli.leaving import Code
+from agentflow.cli.options import AsJson, Data, Url
+
+State: TypeAlias = Literal["ok", "warn", "fail"]
+
+
+class Finding(NamedTuple):
+    check: str
+    state: State
+    said: str
+
+
+def doctor(
+    data: Data = None,
+    url: Url = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Do not ask the server or the public URL.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine, its settings, plugins and keys, and the server. Exit code 1 on a fail."""
+    from agentflow.cli.showing import write_json, write_table
+
+    found = list(_findings(data, url, offline))
+    if as_json:
+        write_json({"items": [f._asdict() for f in found]})
+    else:
+        write_table(("check", "state", ""), found, "")
+    failed = any(f.state == "fail" for f in found)
+    raise typer.Exit(Code.FAILED if failed else Code.DONE)
+
+
+def _findings(data: str | None, url: str | None, offline: bool) -> Iterator[Finding]:
+    from agentflow.errors import SettingsError
+    from agentflow.settings import load_settings
+
+    yield _python()
+    try:
+        settings = load_settings(data_dir=data)
+    except SettingsError as error:
+        yield Finding("settings", "fail", str(error))
+        return
+    yield Finding("settings", "ok", "read from the environment")
+    yield from _plugins(settings)
+    yield _directory(settings)
+    if offline:
+        return
+    yield _server(url or settings.url)
+    yield _public(settings.public_url)
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    good = (3, 11) <= sys.version_info < (3, 14)
+    if not good:
+        return Finding("python", "fail", f"{version}: agentflow needs 3.11, 3.12 or 3.13")
+    return Finding("python", "ok", version)
+
+
+def _plugins(settings: Any) -> Iterator[Finding]:
+    from agentflow.cli.here import plugin_view
+    from agentflow.plugins.catalogue import Catalogue
+    from agentflow.plugins.discovery import discover
+
+    known = Catalogue(discover(), (), settings.public_url)
+    if not known.plugins:
+        yield Finding("plugins", "warn", "none is installed; try: pip install agentflow-replicate")
+    for plugin in known.plugins:
+        view = plugin_view(plugin, known)
+        name = f"plugin {view['name']}"
+        if not view["usable"]:
+            yield Finding(name, "fail", str(view["problem"]))
+            continue
+        yield Finding(name, "ok", f"{view['distribution']} {view['version']}")
+        for provider in view["providers"]:
+            yield from _keys(known.providers[provider], settings.public_url)
+
+
+def _keys(ready: Any, public_url: str | None) -> Iterator[Finding]:
+    """Which secrets are there; a missing webhook secret matters where webhooks are expected."""
+    from pydantic import SecretStr
+
+    settings, name = ready.settings, ready.provider.name
+    prefix = settings.model_config.get("env_prefix", "") if settings is not None else ""
+    for field in type(settings).model_fields if settings is not None else ():
+        value = getattr(settings, field)
+        if not isinstance(value, SecretStr):
+            continue
+        there = bool(value.get_secret_value())
+        said = f"{prefix}{field}".upper() + (" is set" if there else " is not set")
+        yield Finding(f"{name} key", "ok" if there else "warn", said)
+    if ready.webhook_problem:
+        said = f"refused: {ready.webhook_problem}"
+        yield Finding(f"{name} webhooks", "fail" if public_url else "warn", said)
+
+
+def _directory(settings: Any) -> Finding:
+    import tempfile
+
+    from agentflow.errors import SettingsError
+    from agentflow.store.database import DirectoryLock
+
+    place = settings.data_dir.absolute()
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=settings.data_dir):
+            pass
+        lock = DirectoryLock(settings.data_dir)
+        lock.take(" (agentflow doctor)")
+        lock.release()
+    except SettingsError:
+        return Finding("data", "ok", f"{place}, in use by a server")
+    except OSError as error:
+        return Finding("data", "fail", f"{place} cannot be written: {error.strerror}")
+    return Finding("data", "ok", f"{place}, writable and free")
+
+
+def _server(url: str) -> Finding:
+    from agentflow.client import Client, ClientError
+
+    try:
+        with Client(url, repeats=0, timeout=5.0) as client:
+            health = client.health()
+    except ClientError as error:
+        return Finding("server", "warn", f"{error}; start one with: agentflow dev")
+    if health["status"] != "ok":
+        return Finding("server", "fail", f"{url} is not ready: {', '.join(health['missing'])}")
+    late = health["oldest_due_seconds"]
+    if late is not None and late > 60:
+        return Finding("server", "warn", f"{url} is {late:.0f} s behind with its work")
+    return Finding("server", "ok", f"{url} is ready")
+
+
+def _public(url: str | None) -> Finding:
+    import httpx
+
+    if url is None:
+        return Finding("public URL", "warn", "AGENTFLOW_PUBLIC_URL is not set: polling only")
+    try:
+        answer = httpx.get(f"{url}/healthz", timeout=10.0)
+        good = answer.status_code == 200 and answer.json() == {"status": "ok"}
+    except (httpx.HTTPError, ValueError) as error:
+        return Finding("public URL", "fail", f"{url} is not reachable: {error}")
+    if not good:
+        return Finding("public URL", "fail", f"{url}/healthz answers {answer.status_code}")
+    return Finding("public URL", "ok", f"{url} is reachable from here")

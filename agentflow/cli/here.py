@@ -1,0 +1,92 @@
+"""Commands that need no server: `agentflow demo`, `plugins`, `migrate`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agentflow.cli.leaving import settings_checked
+from agentflow.cli.options import AppName, AsJson, Data
+
+if TYPE_CHECKING:
+    from agentflow.plugins.catalogue import Catalogue
+    from agentflow.plugins.discovery import Plugin
+
+
+def demo(
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Where its files go; by default a new folder in .agentflow."),
+    ] = None,
+) -> None:
+    """Watch a dozen predictions survive what networks do; needs no key, ends by itself."""
+    from agentflow.demo import run
+
+    try:
+        with settings_checked():
+            code = run(data)
+    except KeyboardInterrupt:
+        typer.echo("Stopped.", err=True)
+        raise typer.Exit(130) from None
+    raise typer.Exit(code)
+
+
+def plugins(as_json: AsJson = False) -> None:
+    """List the installed plugins, and what is wrong with them."""
+    from agentflow.cli.showing import write_json, write_table
+    from agentflow.plugins.catalogue import Catalogue
+    from agentflow.plugins.discovery import discover
+    from agentflow.settings import load_settings
+
+    with settings_checked():
+        known = Catalogue(discover(), (), load_settings().public_url)
+    found = [plugin_view(plugin, known) for plugin in known.plugins]
+    if as_json:
+        write_json({"items": found})
+        return
+    rows = [
+        (p["name"], f"{p['distribution']} {p['version']}", ", ".join(p["tasks"]), p["problem"])
+        for p in found
+    ]
+    columns = ("plugin", "from", "tasks", "problem")
+    write_table(columns, rows, "No plugin is installed. Try: pip install agentflow-replicate")
+
+
+def plugin_view(plugin: Plugin, known: Catalogue) -> dict[str, Any]:
+    """`problem` is why it is left out, or why its webhooks are refused."""
+    problem = known.problems.get(plugin.name)
+    ready = [known.providers[p.name] for p in plugin.providers if p.name in known.providers]
+    webhooks = next((f"webhooks: {r.webhook_problem}" for r in ready if r.webhook_problem), None)
+    return {
+        "name": plugin.name,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "providers": [p.name for p in plugin.providers],
+        "tasks": [task for p in plugin.providers for task in sorted(p.tasks)],
+        "usable": problem is None and bool(ready),
+        "problem": problem or webhooks,
+    }
+
+
+def migrate(data: Data = None, app: AppName = None, as_json: AsJson = False) -> None:
+    """Bring the database of a data directory up to date. A server does so itself at its start."""
+    import asyncio
+
+    from agentflow.cli.loading import load_app
+    from agentflow.cli.migrating import migrated
+    from agentflow.cli.showing import write_json
+    from agentflow.settings import load_settings
+
+    with settings_checked():
+        settings = load_settings(data_dir=data, app=app)
+        models = load_app(settings.app).models if settings.app else None
+        applied = asyncio.run(migrated(settings, models))
+    file = str(settings.data_dir / "agentflow.db")
+    if as_json:
+        write_json({"database": file, "applied": applied})
+    elif applied:
+        typer.echo(f"{file}: applied {', '.join(applied)}")
+    else:
+        typer.echo(f"{file} is up to date")
