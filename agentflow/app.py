@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 from starlette.applications import Starlette
-from starlette.routing import Mount
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
 from tortoise.transactions import in_transaction
 
@@ -59,7 +58,7 @@ class AgentFlow:
         settings: Settings | None = None,
     ) -> None:
         self.models = Models(models, migrations, (tortoise or {}).get("apps"))
-        self._providers = list(providers)
+        self.providers = list(providers)
         self._local: dict[str, Provider] = {}
         self._plugins = plugins
         self._policies = dict(policies or {})
@@ -111,7 +110,7 @@ class AgentFlow:
         provider = self._local.get(group)
         if provider is None:
             provider = self._local[group] = Provider(group, local=True)
-            self._providers.append(provider)
+            self.providers.append(provider)
         return provider.task(rest, input=input, policy=policy, description=description)
 
     # -- using -----------------------------------------------------------------------------------
@@ -203,18 +202,21 @@ class AgentFlow:
         """Raises `SettingsError`, also when another process uses the data directory, and
         `UsageError` for policies that fit no task."""
         settings = self._settings or load_settings()
-        catalogue = Catalogue(discover(self._plugins), self._providers, settings.public_url)
+        catalogue = Catalogue(discover(self._plugins), self.providers, settings.public_url)
+        await self.run_on(self.assemble(settings, catalogue))
+
+    def assemble(self, settings: Settings, catalogue: Catalogue) -> Runtime:
+        """The parts for `run_on`; the test kit gives a catalogue of its own."""
         catalogue.adjust(self._policies)
-        await self.run_on(Runtime(settings, self.models, catalogue, self.handlers))
+        return Runtime(settings, self.models, catalogue, self.handlers)
 
     async def run_on(self, runtime: Runtime) -> None:
-        """Start with these parts, as tests do. What the last process left behind is applied
-        meanwhile, by handlers that may submit."""
+        """Start these parts. Raises as `start` does."""
         if self._runtime is not None:
             raise UsageError("agentflow is started already")
         self._runtime = runtime
         try:
-            await runtime.start()
+            await runtime.start()  # handlers of what the last process left behind may submit
         except BaseException:
             self._runtime = None
             raise
@@ -294,4 +296,6 @@ class JobHandle:
 
 def standalone(app: AgentFlow) -> Starlette:
     """The application's API as a server of its own."""
-    return Starlette(routes=[Mount("/", app.asgi)], lifespan=app.lifespan)
+    server = Starlette(lifespan=app.lifespan)
+    server.router.default = app.asgi  # a Mount would not match a path with a line break
+    return server

@@ -21,6 +21,8 @@ _SECRET = re.compile(
 )
 _LEVELS = {"critical": 31, "error": 31, "warning": 33, "info": 0, "debug": 2}
 _LONGEST = 500
+_EVIDENT = frozenset({"job_id", "task"})
+"""Fields whose values say what they are."""
 
 
 def configure(level: str = "INFO", *, stream: TextIO | None = None) -> None:
@@ -76,7 +78,7 @@ def without_secrets(
 
 
 class Renderer:
-    """`12:03:04 Webhook refused  provider=replicate why='…'`, the level where it is not info."""
+    """`12:03:04 WARNING Webhook refused  provider=replicate why='…'`; INFO is left out."""
 
     def __init__(self, *, colored: bool) -> None:
         self._colored = colored
@@ -88,11 +90,13 @@ class Renderer:
             said.append(self._paint(_LEVELS.get(level, 0), level.upper()))
         said.append(_line(event.pop("event", "")))
         trace = event.pop("exception", None) or event.pop("stack", None)
-        fields = [
-            f"{self._paint(2, f'{k}=')}{_value(v)}" for k, v in event.items() if v is not None
-        ]
-        line = " ".join(said) + ("  " + " ".join(fields) if fields else "")
+        fields = " ".join(self._field(k, v) for k, v in event.items() if v is not None)
+        line = " ".join(said) + (f"  {fields}" if fields else "")
         return f"{line}\n{trace}" if trace else line
+
+    def _field(self, name: str, value: Any) -> str:
+        key = "" if name in _EVIDENT else self._paint(2, f"{name}=")
+        return f"{key}{_value(value)}"
 
     def _paint(self, code: int, text: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self._colored and code else text

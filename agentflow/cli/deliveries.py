@@ -40,11 +40,11 @@ def index(
         write_json({"items": found})
         return
     rows = [
-        (d["id"], d["provider"], d["type"], d["status"], d["job_id"], ago(d["received_at"]),
-         d["error"] or (d["reason"] or "").replace("_", " "))
+        (d["id"], d["status"], ago(d["received_at"]), d["provider"], d["type"],
+         d["error"] or (d["reason"] or "").replace("_", " "), d["job_id"])
         for d in found
     ]  # fmt: skip
-    columns = ("id", "provider", "type", "status", "job", "age", "why")
+    columns = ("id", "status", "age", "provider", "type", "why", "about")
     write_table(columns, rows, "There are no such deliveries.")
 
 
@@ -103,11 +103,11 @@ def runs(
         write_json({"items": found})
         return
     rows = [
-        (r["id"], r["handler"], r["kind"], r["status"], r["tries"], r["job_id"],
-         ago(r["created_at"]), short(r["error"]))
+        (r["id"], r["status"], ago(r["created_at"]), r["handler"], r["kind"], r["tries"],
+         short(r["error"], 200), r["job_id"] or r["inbox_id"])
         for r in found
     ]  # fmt: skip
-    columns = ("id", "handler", "about", "status", "tries", "job", "age", "error")
+    columns = ("id", "status", "age", "handler", "event", "tries", "error", "about")
     write_table(columns, rows, "There are no such runs.")
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 import typer
 
 from agentflow.cli.leaving import Code
-from agentflow.cli.options import AsJson, Data, Url
+from agentflow.cli.options import AppName, AsJson, Data, Url
 
 State: TypeAlias = Literal["ok", "warn", "fail"]
 
@@ -23,36 +23,41 @@ class Finding(NamedTuple):
 
 def doctor(
     data: Data = None,
+    app: AppName = None,
     url: Url = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Do not ask the server or the public URL.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check this machine, its settings, plugins and keys, and the server. Exit code 1 on a fail."""
+    """Check settings, plugins, keys and the server. The exit code is 1 if something fails."""
     from agentflow.cli.showing import write_json, write_table
 
-    found = list(_findings(data, url, offline))
+    found = list(_findings(data, app, url, offline))
     if as_json:
         write_json({"items": [f._asdict() for f in found]})
     else:
-        write_table(("check", "state", ""), found, "")
+        write_table(("check", "state", "found"), found, "", wrap=True)
     failed = any(f.state == "fail" for f in found)
     raise typer.Exit(Code.FAILED if failed else Code.DONE)
 
 
-def _findings(data: str | None, url: str | None, offline: bool) -> Iterator[Finding]:
+def _findings(
+    data: str | None, app: str | None, url: str | None, offline: bool
+) -> Iterator[Finding]:
     from agentflow.errors import SettingsError
     from agentflow.settings import load_settings
 
     yield _python()
     try:
-        settings = load_settings(data_dir=data)
+        settings = load_settings(data_dir=data, app=app)
     except SettingsError as error:
         yield Finding("settings", "fail", str(error))
         return
     yield Finding("settings", "ok", "read from the environment")
     yield from _plugins(settings)
+    if settings.app:
+        yield _application(settings.app)
     yield _directory(settings)
     if offline:
         return
@@ -103,6 +108,17 @@ def _keys(ready: Any, public_url: str | None) -> Iterator[Finding]:
     if ready.webhook_problem:
         said = f"refused: {ready.webhook_problem}"
         yield Finding(f"{name} webhooks", "fail" if public_url else "warn", said)
+
+
+def _application(name: str) -> Finding:
+    from agentflow.cli.loading import load_app
+    from agentflow.errors import UsageError
+
+    try:
+        load_app(name)
+    except UsageError as error:
+        return Finding("app", "fail", str(error))
+    return Finding("app", "ok", name)
 
 
 def _directory(settings: Any) -> Finding:

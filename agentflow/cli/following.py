@@ -3,40 +3,46 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from agentflow.cli.leaving import Code, leave
-from agentflow.cli.showing import console, percent, summary, write_fields, write_json
+from agentflow.cli.describing import write_job
+from agentflow.cli.leaving import Code, connected, leave
+from agentflow.cli.showing import console, percent, write_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from agentflow.client import Client, Job
+    from agentflow.client import Job
 
 
-def wait(client: Client, job: Job, timeout: float | None, *, as_json: bool) -> None:
+REPEATS = 6
+"""Tries to reach the server again while waiting, over some twelve seconds: it may restart."""
+
+
+def wait(url: str | None, id: str, timeout: float | None, *, as_json: bool) -> NoReturn:
     """Follow the job to its end, show it and end the program with what became of it."""
     try:
-        _follow(job, timeout)
+        with connected(url, repeats=REPEATS) as client:
+            job = client.job(id)
+            _follow(job, timeout)
     except KeyboardInterrupt:
-        typer.echo(f"\n{_goes_on(job)}", err=True)
+        typer.echo(f"\n{_goes_on(id)}", err=True)
         raise typer.Exit(130) from None
     if as_json:
         write_json(job.data)
     else:
         write_job(job, client.url)
     if not job.final:
-        leave(Code.TIMEOUT, _goes_on(job))
+        leave(Code.TIMEOUT, _goes_on(id))
     raise typer.Exit(Code.DONE if job.status == "succeeded" else Code.FAILED)
 
 
-def _goes_on(job: Job) -> str:
-    return f"The job goes on; wait for it with: agentflow jobs wait {job.id}"
+def _goes_on(id: str) -> str:
+    return f"The job goes on; wait for it with: agentflow jobs wait {id}"
 
 
 def _follow(job: Job, timeout: float | None) -> None:
@@ -89,40 +95,5 @@ def _paint(job: Job, bar: Progress, row: TaskID) -> None:
                 bar.update(row, total=1.0, completed=event.progress, share=share)
             if event.event == "started":
                 bar.update(row, total=None, completed=0.0, share="")
-    except ClientError:
-        time.sleep(0)  # the bar stands still; the wait for the end goes on without it
-
-
-def write_job(job: Job, url: str) -> None:
-    """Everything a person wants to know of a job."""
-    data = job.data
-    result = data["result"] or {}
-    fields = {
-        "job": data["id"],
-        "task": data["task"],
-        "status": data["status"],
-        "why": summary(data),
-        "progress": "" if job.final else percent(data["progress"]),
-        "attempt": f"{data['attempt']} of {data['max_attempts']}",
-        "entity": data["entity"],
-        "tags": " ".join(data["tags"]),
-        "metadata": data["metadata"],
-        "external id": data["external_id"],
-        "retry of": data["retry_of"],
-        "created": data["created_at"],
-        "started": data["started_at"],
-        "finished": data["finished_at"],
-        "next look": data["wake_at"],
-        "deadline": None if job.final else data["deadline"],
-        "error": (data["error"] or {}).get("message"),
-        "text": result.get("text"),
-        "output": None if result.get("text") else result.get("output"),
-        "usage": result.get("usage"),
-        "cost": " ".join([data["cost"]["amount"], data["cost"]["currency"]])
-        if data["cost"]
-        else None,
-    }
-    for number, file in enumerate(result.get("artifacts", []), 1):
-        place = f"{url}/v1/artifacts/{file['id']}" if file["status"] == "stored" else file["note"]
-        fields[f"file {number}"] = f"{file['name']}  {file['status']}  {place}"
-    write_fields(fields)
+    except (ClientError, RuntimeError):  # httpx raises the latter once the client is closed
+        return  # the bar stands still; the wait for the end goes on without it

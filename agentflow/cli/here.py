@@ -51,7 +51,8 @@ def plugins(as_json: AsJson = False) -> None:
         for p in found
     ]
     columns = ("plugin", "from", "tasks", "problem")
-    write_table(columns, rows, "No plugin is installed. Try: pip install agentflow-replicate")
+    empty = "No plugin is installed. Try: pip install agentflow-replicate"
+    write_table(columns, rows, empty, wrap=True)
 
 
 def plugin_view(plugin: Plugin, known: Catalogue) -> dict[str, Any]:

@@ -48,18 +48,18 @@ def index(
         write_json({"items": found})
         return
     rows = [
-        (j["id"], j["task"], j["status"], percent(j["progress"]) if j["wake_at"] else "",
-         j["attempt"], ago(j["created_at"]), j["entity"], summary(j))
+        (j["id"], j["status"], percent(j["progress"]) if j["wake_at"] else "", ago(j["created_at"]),
+         j["task"], j["entity"], j["attempt"] if j["attempt"] > 1 else "", summary(j))
         for j in found
     ]  # fmt: skip
-    columns = ("id", "task", "status", "done", "try", "age", "entity", "why")
+    columns = ("id", "status", "done", "age", "task", "entity", "try", "why")
     write_table(columns, rows, "There are no such jobs.")
 
 
 @commands.command()
 def show(id: Id, url: Url = None, as_json: AsJson = False) -> None:
     """Show a job."""
-    from agentflow.cli.following import write_job
+    from agentflow.cli.describing import write_job
     from agentflow.cli.showing import write_json
 
     with connected(url) as client:
@@ -80,8 +80,7 @@ def wait(
     """Wait for a job's end; the exit code tells it."""
     from agentflow.cli.following import wait as follow
 
-    with connected(url, repeats=3) as client:
-        follow(client, client.job(id), timeout, as_json=as_json)
+    follow(url, id, timeout, as_json=as_json)
 
 
 @commands.command()

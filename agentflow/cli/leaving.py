@@ -38,7 +38,11 @@ def connected(url: str | None, *, repeats: int = 1) -> Iterator[Client]:
 
     address, key = _address(url)
     try:
-        with Client(address, key, repeats=repeats) as client:
+        client = Client(address, key, repeats=repeats)
+    except ValueError as error:
+        leave(Code.USAGE, str(error))
+    try:
+        with client:
             yield client
     except ApiError as error:
         lines = [f"{fault['loc']}: {fault['msg']}" for fault in error.errors]
@@ -46,8 +50,6 @@ def connected(url: str | None, *, repeats: int = 1) -> Iterator[Client]:
         leave(Code.USAGE if error.status in (400, 413, 422) else Code.FAILED, said)
     except ServerUnreachable as error:
         leave(Code.UNREACHABLE, f"{error}\nIs a server running? agentflow dev")
-    except ValueError as error:
-        leave(Code.USAGE, str(error))
 
 
 def _address(url: str | None) -> tuple[str, str | None]:

@@ -78,10 +78,10 @@ class Narrator:
             f"Job {status}",
             job_id=id,
             task=job["task"],
-            entity=job["entity"],
-            reason=None if job["reason"] in (status, "started") else job["reason"],
-            attempt=job["attempt"] if job["attempt"] > 1 else None,
             seconds=_seconds(job) if status in FINAL else None,
+            attempt=job["attempt"] if job["attempt"] > 1 else None,
+            reason=None if job["reason"] in (status, "started", "accepted") else job["reason"],
+            entity=job["entity"],
             error=(job["error"] or {}).get("message"),
         )
 

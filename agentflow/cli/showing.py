@@ -26,6 +26,11 @@ STYLES = {
     "canceling": "yellow",
 }
 
+_WHOLE = ("id", "status", "age", "state", "check")
+"""Columns that are never shortened: ids are to be copied."""
+_LEAST = 12
+"""Characters the others keep, if the terminal is wide enough at all."""
+
 
 def console(*, err: bool = False) -> Console:
     return Console(stderr=err, highlight=False)
@@ -40,34 +45,49 @@ def write_line(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False))
 
 
-def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
-    """`empty` is said instead of a table without rows. Nothing is shortened when piped."""
-    out = console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        # Ids stay whole so that they can be copied.
-        table.add_column(name, no_wrap=name in ("id", "job", "run"), overflow="fold")
+def write_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str, *, wrap: bool = False
+) -> None:
+    """One line per row, shortened to fit a terminal (`wrap` instead wraps), whole when piped.
+
+    Columns without any value are left out. `empty` is said instead of a table without rows.
+    """
     found = [[cell(value) for value in row] for row in rows]
-    for row in found:
-        table.add_row(*row)
     if not found:
         typer.echo(empty, err=True)
-    elif out.is_terminal:
-        out.print(table)
-    else:
-        out.print(table, width=max(out.width, 400), crop=False, soft_wrap=False)
+        return
+    used = [i for i in range(len(columns)) if any(row[i] for row in found)]
+    names, found = [columns[i] for i in used], [[row[i] for i in used] for row in found]
+    out = console()
+    if out.is_terminal:
+        out.print(_table(names, found, wrap))
+        return
+    lines = [names, *([text.plain for text in row] for row in found)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (text.ljust(width) for text, width in zip(line, widths, strict=True))
+        typer.echo("  ".join(cells).rstrip())
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[Text]], wrap: bool) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(names):
+        whole = name in _WHOLE
+        widest = max(len(row[index]) for row in rows)
+        least = widest if whole else min(widest, _LEAST)
+        table.add_column(name, no_wrap=whole or not wrap, min_width=least)
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def write_fields(fields: Mapping[str, Any], *, err: bool = False) -> None:
     """`name  value` lines; fields without a value are left out."""
+    shown = {name: cell(value) for name, value in fields.items() if value not in (None, "", [], {})}
+    width = max(map(len, shown), default=0)
     out = console(err=err)
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in fields.items():
-        if value not in (None, "", [], {}):
-            table.add_row(name, cell(value))
-    out.print(table)
+    for name, value in shown.items():
+        out.print(Text(f"{name:{width}}  ", style="dim"), value, sep="", soft_wrap=True)
 
 
 def cell(value: Any) -> Text:
@@ -104,9 +124,23 @@ def percent(progress: Mapping[str, Any]) -> str:
     return "" if fraction is None else f"{100 * fraction:.0f}%"
 
 
+_PHASES = {
+    "provider": "at the provider",
+    "submit_unknown": "outcome unknown",
+    "collecting": "copying files",
+}
+
+
 def summary(job: Mapping[str, Any]) -> str:
     """Why a job is where it is, in a few words."""
     if job["error"]:
-        return f"{job['error']['kind']}: {short(job['error']['message'])}"
-    words = job["phase"] or job["reason"]
-    return "" if words == job["status"] else str(words).replace("_", " ")
+        return f"{job['error']['kind']}: {short(job['error']['message'], 200)}"
+    words = _PHASES.get(job["phase"]) or job["reason"].replace("_", " ")
+    return "" if words == job["status"] else words
+
+
+def local(instant: str | None) -> str | None:
+    """An RFC 3339 instant in local time, to the second."""
+    if instant is None:
+        return None
+    return datetime.fromisoformat(instant).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -43,7 +43,8 @@ def submit(
     from agentflow.cli.showing import write_json
 
     given = read_json(input, "The input")
-    with connected(url, repeats=3) as client:
+    more = read_json(metadata, "The metadata") or {}
+    with connected(url) as client:
         job = client.submit(
             task,
             given,
@@ -54,15 +55,15 @@ def submit(
             deadline=deadline,
             max_attempts=max_attempts,
             tags=tag or [],
-            metadata=read_json(metadata, "The metadata") or {},
+            metadata=more,
         )
-        if wait:
-            typer.echo(f"Submitted {job.id}", err=True)
-            follow(client, job, timeout, as_json=as_json)
-        elif as_json:
-            write_json(job.data)
-        else:
-            typer.echo(job.id)
+    if wait:
+        typer.echo(f"Submitted {job.id}", err=True)
+        follow(url, job.id, timeout, as_json=as_json)
+    elif as_json:
+        write_json(job.data)
+    else:
+        typer.echo(job.id)
 
 
 def read_json(given: str | None, what: str) -> Any:

@@ -17,29 +17,34 @@ from agentflow.client import Event
 
 STYLES = {"succeeded": "green", "failed": "red", "canceled": "yellow", "expired": "red"}
 
-_NOTES = {
-    "submitted": "",
+_ROUTINE = {
     "started": "calling Replicate",
     "accepted": "Replicate works on it",
-    "retry:rate_limited": "429 Too Many Requests: waiting",
-    "retry:provider_error": "failed in passing: once more",
-    "submit_unknown": "connection lost: was it made?",
-    "found": "found again",
-    "cancel_requested": "asking Replicate to stop",
     "collecting": "copying the files",
+}
+_NOTABLE = {
+    "retry:rate_limited": "was told to wait (429)",
+    "retry:provider_error": "failed once, in passing",
+    "submit_unknown": "connection lost: was it made?",
+    "cancel_requested": "Replicate was asked to stop",
+    "failed:content_rejected": "Replicate refused the content",
 }
 
 
-def note(event: Event) -> str | None:
-    """A line for people; None for what is not worth one."""
-    if event.disposition == "ignored" or event.event in ("progressed", "woke"):
+def routine(event: Event) -> str | None:
+    """A line for people about what always happens."""
+    return _ROUTINE.get(event.reason) if event.disposition == "applied" else None
+
+
+def notable(event: Event) -> str | None:
+    """A line for people about what does not always happen."""
+    if event.disposition == "ignored" or event.event == "woke":
         return None
-    known = _NOTES.get(event.reason)
     if event.reason == "found":
-        return f"{known} by {'its webhook' if event.source == 'webhook' else 'looking for it'}"
-    if event.event == "succeeded":
-        return f"result by {event.source}"
-    return known if known is not None else event.reason.replace("_", " ").replace(":", ": ")
+        return f"found again by {'its webhook' if event.source == 'webhook' else 'asking for it'}"
+    if event.event == "succeeded" and event.source == "poll":
+        return "result found by polling"
+    return _NOTABLE.get(event.reason)
 
 
 class Board(Protocol):
@@ -75,15 +80,11 @@ class Lines:
         return None
 
     def tell(self, index: int, event: Event) -> None:
-        said = note(event)
-        if said:
+        said = notable(event) or routine(event)
+        if said or event.event == "submitted" or (event.reason == event.status != "running"):
             passed = time.monotonic() - self._began
-            name = self._names[index]
-            self._console.print(
-                f"{passed:5.1f} s  {name:24}{event.status:11}{said}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            line = f"{passed:5.1f} s  {self._names[index]:24}{event.status:11}{said or ''}"
+            self._console.print(line.rstrip(), soft_wrap=True)
 
 
 class Bars:
@@ -100,6 +101,8 @@ class Bars:
             expand=True,
         )
         self._rows = [self._add(name) for name in names]
+        self._marked: set[int] = set()
+        """Rows that keep the last notable thing, whatever routine follows."""
 
     def _add(self, name: str) -> TaskID:
         return self._progress.add_task(name, total=1.0, status="queued", note="")
@@ -113,11 +116,14 @@ class Bars:
 
     def tell(self, index: int, event: Event) -> None:
         row = self._rows[index]
-        said = note(event)
-        if said is not None:
-            self._progress.update(row, note=said)
         if event.disposition == "ignored":
             return
+        said = notable(event)
+        if said is not None:
+            self._marked.add(index)
+            self._progress.update(row, note=said)
+        elif index not in self._marked and (event.status in STYLES or routine(event)):
+            self._progress.update(row, note=routine(event) or "")
         if event.event == "started":
             self._progress.update(row, completed=0.0)
         if event.progress is not None:

@@ -40,8 +40,9 @@ def run(data: Path | None = None) -> int:
     with (folder / "demo.log").open("a", encoding="utf-8") as log:
         logs.configure("INFO", stream=log)
         console.print(
-            f"[bold]{len(STORIES)} predictions[/] on a simulated Replicate, which does to them what"
-            " networks do.\nNothing leaves this machine, and no key is needed.\n"
+            f"[bold]{len(STORIES)} predictions[/] on a simulated Replicate that loses,"
+            " repeats and forges webhooks,\nlimits the rate and breaks connections."
+            " Nothing leaves this machine; no key is needed.\n"
         )
         with stage(folder) as built, Client(built.url) as client:
             return _play(console, client, built, folder)
@@ -161,7 +162,7 @@ def _keep(console: Console, client: Client, trails: Sequence[Trail], folder: Pat
 
 def _next(console: Console, folder: Path) -> None:
     program = _program()
-    order = '{"model": "acme/painter", "input": {"prompt": "a fox"}}'
+    order = '{"model":"acme/painter","input":{"prompt":"a fox"}}'
     console.print("\nTry next, the first in a terminal of its own:")
     for line in (
         f"{program} dev --simulate --data {shlex.quote(_short(folder))}",

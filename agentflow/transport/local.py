@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+import structlog
 from taskiq import AckableMessage, AsyncBroker, BrokerMessage
 
 from agentflow.core.events import Envelope
 from agentflow.transport.conversation import Chore, Claim, Denied, Granted, Message
 from agentflow.types import JobId
+
+log = structlog.get_logger(__name__)
 
 CHORE = "agentflow.chore"
 """The Taskiq task that all chores go through."""
@@ -141,6 +144,7 @@ class LocalBroker:
 async def _kick(broker: QueueBroker, task: str, key: str, message: Any) -> None:
     fields = orjson.loads(orjson.dumps(message))
     decorated = broker.find_task(task)
-    if decorated is None:
-        raise LookupError(f"no worker task {task} is registered")
+    if decorated is None:  # an open job of a plugin that is gone; its alarm rings again
+        log.warning("No plugin has this task", task=task)
+        return
     await decorated.kicker().with_task_id(key).kiq(fields)

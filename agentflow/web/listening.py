@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from types import FrameType
 
@@ -19,6 +20,10 @@ from agentflow.errors import SettingsError
 
 DRAIN = 2
 """Seconds for open requests to end at a stop; waiting ones and live streams are cut then."""
+
+ECHO = 0.5
+"""Seconds in which a second signal is the first one again: make, uv and the like pass Ctrl-C on
+to a process that the terminal has told already."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -52,6 +57,7 @@ class Listening(uvicorn.Server):
         config.access_log = False  # said to the constructor, it would silence every server here
         super().__init__(config)
         self._up = asyncio.Event()
+        self._asked = 0.0
 
     @contextlib.asynccontextmanager
     async def serving(self, listener: socket.socket) -> AsyncIterator[None]:
@@ -87,8 +93,16 @@ class Listening(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit:
-            sys.stderr.write("\nStopped at once.\n")
-            sys.stderr.flush()
+        now = time.monotonic()
+        if self.should_exit and now - self._asked > ECHO:
+            _say("Stopped at once.")
             os._exit(128 + sig)
-        super().handle_exit(sig, frame)
+        if not self.should_exit:
+            self._asked = now
+            super().handle_exit(sig, frame)  # first, for a second signal may come while we speak
+            _say("Stopping. Once more to stop at once.")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"\n{text}\n")
+    sys.stderr.flush()

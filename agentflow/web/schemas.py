@@ -7,15 +7,12 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import (
-    AfterValidator,
-    AwareDatetime,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
     JsonValue,
-    Tag,
+    PlainValidator,
+    WithJsonSchema,
 )
 from pydantic_core import PydanticCustomError
 
@@ -24,28 +21,33 @@ from agentflow.core.job import Status
 T = TypeVar("T")
 
 
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.I | re.A)
 
 
-def _written(value: Any) -> Any:
+def _instant(value: Any) -> datetime:
     """Pydantic would also take a number, in seconds or milliseconds as it thinks fit."""
-    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
-        raise PydanticCustomError("instant", "An instant like 2026-11-23T10:00:00Z, with an offset")
-    return value
-
-
-def _utc(value: datetime) -> datetime:
     try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        raise PydanticCustomError("instant", "An instant between the years 1 and 9999") from None
+        if isinstance(value, str) and _RFC3339.fullmatch(value):
+            return datetime.fromisoformat(value.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise PydanticCustomError("instant", "An instant with its offset, like 2026-11-23T10:00:00Z")
 
 
-Instant = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_utc)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+def _deadline(value: Any) -> float | datetime:
+    if isinstance(value, str):
+        return _instant(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e12:
+        return float(value)
+    raise PydanticCustomError("deadline", "Seconds above 0, or an instant with its offset")
+
+
+_INSTANT = {"type": "string", "format": "date-time"}
+_SECONDS = {"type": "number", "exclusiveMinimum": 0}
+
+Instant = Annotated[datetime, PlainValidator(_instant), WithJsonSchema(_INSTANT)]
 Deadline = Annotated[
-    Annotated[Seconds, Tag("seconds")] | Annotated[Instant, Tag("instant")],
-    Discriminator(lambda value: "instant" if isinstance(value, str) else "seconds"),
+    float | datetime, PlainValidator(_deadline), WithJsonSchema({"anyOf": [_SECONDS, _INSTANT]})
 ]
 Word = Annotated[str, Field(max_length=255)]
 

@@ -24,25 +24,23 @@ CHORES_AT_ONCE = 32
 def register(broker: LocalBroker, worker: Worker) -> None:
     """Each task under its own name on the calls' broker; all chores under one on the other."""
 
-    async def call(message: dict[str, Any]) -> None:
-        await worker.execute(_MESSAGE.validate_python(message))
-
     async def chore(message: dict[str, Any]) -> None:
         await do_chore(worker, _CHORE.validate_python(message))
 
     for name in worker.catalogue.tasks:
-        broker.calls.register_task(_named(call, name), task_name=name)
+        register_task(broker, worker, name)
     broker.chores.register_task(chore, task_name=CHORE)
 
 
-def _named(function: Any, name: str) -> Any:
-    """A function object of its own, since Taskiq writes the task into its module by name."""
+def register_task(broker: LocalBroker, worker: Worker, name: str) -> None:
+    """One task; its function is an object of its own, since Taskiq writes it into its module by
+    name."""
 
-    async def run(message: dict[str, Any]) -> None:
-        await function(message)
+    async def call(message: dict[str, Any]) -> None:
+        await worker.execute(_MESSAGE.validate_python(message))
 
-    run.__name__ = run.__qualname__ = name.replace(".", "_")
-    return run
+    call.__name__ = call.__qualname__ = name.replace(".", "_")
+    broker.calls.register_task(call, task_name=name)
 
 
 class Serving:

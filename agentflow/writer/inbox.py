@@ -133,7 +133,7 @@ async def match(
             external = _external_id(fact)
             if known is not None and (letter.row["provider"], external) not in known:
                 continue
-            place = by_token.get(letter.row["token"] or "")
+            place = by_token.get((letter.row["provider"], letter.row["token"] or ""))
             place = place or by_id.get((letter.row["provider"], external or ""))
             if place is not None:
                 letter.envelopes.append(_envelope(letter, index, fact, place))

@@ -112,15 +112,18 @@ async def ring_again(sql: Sql, now: datetime) -> None:
     )
 
 
-async def attempts_by_token(sql: Sql, tokens: Collection[str]) -> dict[str, tuple[JobId, int]]:
+async def attempts_by_token(
+    sql: Sql, tokens: Collection[str]
+) -> dict[tuple[str, str], tuple[JobId, int]]:
+    """By (provider, token): whoever signs as one provider has no say about another's work."""
     if not tokens:
         return {}
     rows = await sql.rows(
-        'SELECT "token", "job_id", "number" FROM "agentflow_attempts"'
+        'SELECT "provider", "token", "job_id", "number" FROM "agentflow_attempts"'
         f" WHERE {sql.among('token', 1)}",
         [sql.array(tokens)],
     )
-    return {r["token"]: (JobId(r["job_id"]), r["number"]) for r in rows}
+    return {(r["provider"], r["token"]): (JobId(r["job_id"]), r["number"]) for r in rows}
 
 
 async def attempts_by_external_id(

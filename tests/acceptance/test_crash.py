@@ -126,7 +126,8 @@ async def test_nothing_is_lost_or_paid_twice_under_kill_9(tmp_path: Path) -> Non
         stop.set()
         await submitting
         jobs = await all_final(server.url)
-        shots = (await httpx.AsyncClient().get(f"{server.url}/shots")).json()
+        async with httpx.AsyncClient() as http:
+            shots = (await http.get(f"{server.url}/shots")).json()
     check_jobs(jobs, accepted, shots)
     counts = check_database(tmp_path / "data")
     check_provider(sim, tmp_path / "data")

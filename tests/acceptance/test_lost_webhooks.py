@@ -36,8 +36,9 @@ async def test_jobs_end_the_same_however_many_webhooks_are_lost(tmp_path: Path) 
     figures = [await run(tmp_path / str(share), share) for share in (1.0, 0.5, 0.0)]
     for figure in figures:
         print(
-            f"\n{figure['share']:.0%} delivered: p50 {figure['p50']:.2f} s, p95 {figure['p95']:.2f} s"
-            f" from submit to final, {figure['fetches']} fetches, {figure['webhooks']} webhooks",
+            f"\n{figure['share']:.0%} delivered: p50 {figure['p50']:.2f} s, p95"
+            f" {figure['p95']:.2f} s from submit to final, {figure['fetches']} fetches,"
+            f" {figure['webhooks']} webhooks",
             end="",
         )
     ends = [figure["ends"] for figure in figures]

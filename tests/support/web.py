@@ -236,14 +236,14 @@ class World:
                     return answer.json()
                 await asyncio.sleep(0.005)
 
-    async def raw(self, request: bytes, *, seconds: float = 5.0) -> bytes:
-        """What the server answers to these very bytes, until it closes."""
+    async def raw(self, request: bytes, until: bytes | None = None, seconds: float = 5) -> bytes:
+        """What the server answers to these very bytes, up to `until` or the end."""
         port = self.server.servers[0].sockets[0].getsockname()[1]
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             writer.write(request)
             async with asyncio.timeout(seconds):
-                return await reader.read()
+                return await (reader.read() if until is None else reader.readuntil(until))
         finally:
             writer.close()
 

@@ -17,7 +17,7 @@ from support.crash.models import Shot
 task = provider.tasks["replicate.predict"]
 task.policy = replace(
     task.policy, poll_after=1.0, poll_after_webhook=2.0, poll_max=5.0, backoff=0.2, deadline=300.0,
-    max_attempts=6,
+    max_attempts=6, unknown_checks=4,
 )  # fmt: skip
 
 app = AgentFlow(models=["support.crash.models"])
