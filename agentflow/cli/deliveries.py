@@ -14,7 +14,7 @@ commands = typer.Typer(
     help="List the webhooks received; show one, or have it read again.", rich_markup_mode=None
 )
 handlers = typer.Typer(
-    help="List runs of the application's handlers that are owed or set aside; retry one.",
+    help="List runs of handlers owed or set aside; retry one.",
     rich_markup_mode=None,
 )
 
@@ -104,7 +104,7 @@ def runs(
         return
     rows = [
         (r["id"], r["status"], ago(r["created_at"]), r["handler"], r["kind"], r["tries"],
-         short(r["error"], 200), r["job_id"] or r["inbox_id"])
+         short((r["error"] or "").strip().rpartition("\n")[2], 200), r["job_id"] or r["inbox_id"])
         for r in found
     ]  # fmt: skip
     columns = ("id", "status", "age", "handler", "event", "tries", "error", "about")

@@ -39,18 +39,20 @@ async def _run(changes: Mapping[str, str], simulate: bool) -> None:
     import os
     from contextlib import AsyncExitStack
 
-    from agentflow.app import AgentFlow, standalone
-    from agentflow.cli.loading import load_app
-    from agentflow.cli.narrator import narrating
     from agentflow.settings import load_settings
-    from agentflow.testing.simulated import simulated_replicate
-    from agentflow.web.guard import LocalOnly
-    from agentflow.web.listening import Listening
 
     # By the environment, because the application's AgentFlow reads its settings there.
     os.environ.update({f"AGENTFLOW_{name}": value for name, value in changes.items()})
     settings = load_settings()
     _log(settings)
+
+    from agentflow.app import AgentFlow, standalone
+    from agentflow.cli.loading import load_app
+    from agentflow.cli.narrator import narrating
+    from agentflow.testing.simulated import simulated_replicate
+    from agentflow.web.guard import LocalOnly
+    from agentflow.web.listening import Listening
+
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(_listening(settings))
         os.environ["AGENTFLOW_PORT"] = str(listener.getsockname()[1])

@@ -95,5 +95,5 @@ def _paint(job: Job, bar: Progress, row: TaskID) -> None:
                 bar.update(row, total=1.0, completed=event.progress, share=share)
             if event.event == "started":
                 bar.update(row, total=None, completed=0.0, share="")
-    except (ClientError, RuntimeError):  # httpx raises the latter once the client is closed
+    except ClientError:
         return  # the bar stands still; the wait for the end goes on without it

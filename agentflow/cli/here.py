@@ -21,7 +21,10 @@ def demo(
         typer.Option("--data", help="Where its files go; by default a new folder in .agentflow."),
     ] = None,
 ) -> None:
-    """Watch a dozen predictions survive what networks do; needs no key, ends by itself."""
+    """Watch a dozen predictions survive what networks do.
+
+    Needs no key and no server, and ends by itself.
+    """
     from agentflow.demo import run
 
     try:

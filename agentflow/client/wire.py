@@ -81,6 +81,7 @@ class Wire:
     def download(self, path: str, to: Path) -> Path:
         """Write the bytes to `to`, whole or not at all."""
         draft = to.with_name(f".{to.name}.part")
+        self._open()
         try:
             with self._http.stream("GET", self.url + path) as answer:
                 if not answer.is_success:
@@ -120,6 +121,7 @@ class Wire:
         seen = {"Last-Event-ID": str(after)} if after >= 0 else {}
         headers = {"Accept": "text/event-stream", **seen}
         timeout = httpx.Timeout(self._timeout, read=SILENCE)
+        self._open()
         with self._http.stream("GET", self.url + path, headers=headers, timeout=timeout) as answer:
             if not answer.is_success:
                 answer.read()
@@ -133,6 +135,7 @@ class Wire:
     def _send(self, method: str, path: str, repeatable: bool, **more: Any) -> httpx.Response:
         for repeat in range(1, self._repeats + 2):
             last = repeat > self._repeats
+            self._open()
             try:
                 answer = self._http.request(method, self.url + path, **more)
             except httpx.TransportError as error:
@@ -144,6 +147,11 @@ class Wire:
                     return answer
                 time.sleep(_pause(repeat))
         raise AssertionError("the last turn returns or raises")
+
+    def _open(self) -> None:
+        """Said as the other errors are: another thread may have closed the client meanwhile."""
+        if self._http.is_closed:
+            raise ServerUnreachable(f"The client of {self.url} is closed")
 
     def _json(self, answer: httpx.Response, passing: int = 200) -> dict[str, Any]:
         if not answer.is_success and answer.status_code != passing:

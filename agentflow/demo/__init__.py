@@ -7,6 +7,6 @@ from the histories, the inbox and the simulator's counters, and said only if it 
 
 from __future__ import annotations
 
-from agentflow.demo.run import run
+from agentflow.demo.play import run
 
 __all__ = ["run"]

@@ -101,7 +101,7 @@ def unknown(trail: Trail) -> str | None:
     """The call's connection broke: was the prediction made or not?"""
     unsure = trail.first(reason="submit_unknown")
     found = trail.first(reason="found")
-    once = trail.job.data["attempt"] == 1 and max(trail.stats.created.values()) == 1
+    once = trail.job.data["attempt"] == 1 and set(trail.stats.created.values()) == {1}
     if unsure and found and found.seq > unsure.seq and once:
         how = "its webhook" if found.source == "webhook" else "asking for it"
         return f"found again by {how}, paid once"

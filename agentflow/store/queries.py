@@ -50,7 +50,7 @@ class Reader(Sql):
     def __init__(self) -> None:
         try:
             super().__init__(get_connection("default"))
-        except BaseORMException as error:
+        except (BaseORMException, RuntimeError) as error:  # the latter before `init`
             raise _unavailable(error) from error
 
     async def rows(self, query: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:

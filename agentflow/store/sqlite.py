@@ -57,7 +57,9 @@ Step: TypeAlias = Callable[[sqlite3.Connection], T]
 _READ = re.compile(
     r"\s*(SELECT|VALUES|EXPLAIN|WITH(?!.*\b(INSERT|UPDATE|DELETE|REPLACE)\b))\b", re.I | re.S
 )
-_CONTROL = re.compile(r"\s*(BEGIN|COMMIT|END|ROLLBACK|SAVEPOINT|RELEASE)\b", re.I)
+_CONTROL = re.compile(  # comments may stand before it
+    r"(?:\s|;|--[^\n]*\n|/\*.*?\*/)*(BEGIN|COMMIT|END|ROLLBACK|SAVEPOINT|RELEASE)\b", re.I | re.S
+)
 
 _ENDED = (
     "This transaction {why}. Open a new one with `async with in_transaction()`; start a task that"

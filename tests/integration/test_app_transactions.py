@@ -1,5 +1,7 @@
 """The application's rows and the jobs that belong to them."""
 
+# ruff: noqa: PT012 - what raises is often the end of the block itself
+
 from __future__ import annotations
 
 import asyncio
@@ -22,7 +24,7 @@ async def app(tmp_path: Path) -> AsyncIterator[AgentFlow]:
     fake = Fake()
     app = AgentFlow(models=["support.shop.models"], providers=[fake.provider], plugins=[])
     app.fake = fake  # type: ignore[attr-defined]
-    async with running(tmp_path, fake, app=app, transaction_limit=0.5):
+    async with running(tmp_path, fake, app=app, transaction_limit=0.5, synchronous="NORMAL"):
         yield app
 
 
@@ -136,7 +138,7 @@ async def test_a_transaction_held_too_long_is_rolled_back_and_others_go_on(app: 
         return (await app.submit("fake.work", {})).id
 
     other = asyncio.create_task(stranger())
-    with pytest.raises(UsageError, match="was held longer than 0.5 s"):
+    with pytest.raises(UsageError, match="was held longer"):
         async with app.transaction() as tx:
             await Note.create(text="a", using_db=tx)
             await app.submit("fake.work", {}, using_db=tx)

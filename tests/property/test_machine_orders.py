@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 import pytest
@@ -44,7 +45,7 @@ from agentflow.core.machine import decide
 from agentflow.core.policy import Abilities, Policy
 from agentflow.core.results import Artifact, Cost, Custody, ErrorInfo, Result, artifact_id
 from agentflow.core.transition import RANDOM_BYTES, Disposition, Transition
-from agentflow.errors import ErrorKind, InvalidInput, OutcomeUnknown, RateLimited, Unavailable
+from agentflow.errors import ErrorKind, InvalidInput, OutcomeUnknown, RateLimited
 from agentflow.testing.explorer.rules import faults
 from agentflow.types import JobId, Token
 
@@ -148,17 +149,17 @@ def test_between_contradictory_ends_the_first_wins(
 def test_files_end_the_same_in_any_order_and_number(able: Abilities, data: st.DataObject) -> None:
     files = [Artifact(f"https://a/{i}") for i in range(3)]
     start = heard(job(abilities=able), [Succeeded(result=Result(artifacts=files), attempt=1)])
-    copied = [
+    news = [
         Collected(attempt=1, artifacts=[replace(f, id=artifact_id(ID, i), status=custody)])
         for i, (f, custody) in enumerate(
             zip(files, [Custody.STORED, Custody.LOST, Custody.STORED], strict=True)
         )
     ]
-    order = data.draw(st.permutations(copied))
-    more = data.draw(st.lists(st.sampled_from([*copied, *BEFORE, *ENDS, EARLY])))
+    order = data.draw(st.permutations(news))
+    more = data.draw(st.lists(st.sampled_from([*news, *BEFORE, *ENDS, EARLY])))
     ended = heard(start, [*order, *more])
     assert ended.status is Status.SUCCEEDED
-    assert replace(ended, finished_at=None) == replace(heard(start, copied), finished_at=None)
+    assert replace(ended, finished_at=None) == replace(heard(start, news), finished_at=None)
 
 
 # Arbitrary events
@@ -274,26 +275,50 @@ fresh = st.builds(
     abilities=abilities,
     max_attempts=st.integers(1, 3),
 )
-likely = st.sampled_from(
-    [
-        *ENDS,
-        *BEFORE,
-        *(Started("n", "w", attempt=n) for n in (1, 2)),
-        *(Succeeded(result=Result(n), attempt=n) for n in (1, 2)),
-        *(Failed(error(), attempt=n) for n in (1, 2) for error in (Unavailable, OutcomeUnknown)),
-        *(Abandoned(called=called, attempt=n) for n in (1, 2) for called in (True, False)),
-        CancelRequested(),
-        Woke(),
-    ]
-)
+FILES = [Artifact("https://a/0"), Artifact("https://a/1")]
+LIKELY: dict[str, Callable[[int], Event]] = {
+    "woke": lambda _: Woke(),
+    "started": lambda n: Started(f"n{n}", "w", attempt=n),
+    "accepted": lambda n: Accepted(f"x{n}", attempt=n),
+    "a little": lambda n: Progressed(0.2, attempt=n),
+    "nearly": lambda n: Progressed(0.7, attempt=n, external_id=f"x{n}"),
+    "changed": lambda n: Changed(attempt=n, external_id=f"x{n}"),
+    "refused": lambda n: Failed(RateLimited(), attempt=n),
+    "failed": lambda n: Failed(InvalidInput(), attempt=n, external_id=f"x{n}"),
+    "unknown": lambda n: Failed(OutcomeUnknown(), attempt=n),
+    "succeeded": lambda n: Succeeded(result=Result(n), attempt=n, external_id=f"x{n}"),
+    "with files": lambda n: Succeeded(result=Result(n, artifacts=FILES), attempt=n),
+    "stored": lambda n: Collected(attempt=n, artifacts=[copied(0, Custody.STORED)]),
+    "lost": lambda n: Collected(attempt=n, artifacts=[copied(n % 2, Custody.LOST)]),
+    "canceled": lambda n: Canceled(attempt=n),
+    "handed back": lambda n: Abandoned(called=False, attempt=n),
+    "given up": lambda n: Abandoned(called=True, attempt=n),
+    "cancel": lambda _: CancelRequested(),
+}
+OFTEN = ["woke", "woke", "woke", "started", "started", "refused"]
+
+Said: TypeAlias = tuple[str, int] | Event
+"""A likely event, about the attempt in charge or one before it, or any event at all."""
+
+Moment: TypeAlias = tuple[Said, Any, bytes]
+
+likely = st.tuples(st.sampled_from([*OFTEN, *LIKELY]), st.sampled_from([0, 0, 0, 1]))
 passing = st.sampled_from([0, 1, 15, "due", "due", "due", 3600])
-lives = st.lists(st.tuples(likely | likely | events, passing, st.binary(min_size=32, max_size=32)))
+randoms = st.binary(min_size=RANDOM_BYTES, max_size=RANDOM_BYTES)
+lives = st.lists(st.tuples(likely | likely | likely | events, passing, randoms), max_size=30)
 
 
-def lived(start: Job, life: list[tuple[Event, Any, bytes]]) -> list[Entry]:
+def copied(index: int, custody: Custody) -> Artifact:
+    return replace(FILES[index], id=artifact_id(ID, index), status=custody)
+
+
+def lived(start: Job, life: list[Moment]) -> list[Entry]:
     """What happens to a job in the course of time; `due` waits for its alarm."""
     now, at, entries = NOW, start, []
-    for event, passes, random in life:
+    for said, passes, random in life:
+        event = said
+        if isinstance(said, tuple):
+            event = LIKELY[said[0]](max(1, at.attempt - said[1]))
         if passes != "due":
             now += timedelta(seconds=passes)
         elif at.wake_at is not None:
@@ -305,7 +330,7 @@ def lived(start: Job, life: list[tuple[Event, Any, bytes]]) -> list[Entry]:
 
 @given(fresh, lives)
 @settings(deadline=None, max_examples=500)
-def test_no_decision_breaks_a_rule(start: Job, life: list[tuple[Event, Any, bytes]]) -> None:
+def test_no_decision_breaks_a_rule(start: Job, life: list[Moment]) -> None:
     for entry in lived(start, life):
         before, event = entry.before, entry.event
         if isinstance(event, Woke) and before.wake_at and entry.now < before.wake_at:
@@ -318,9 +343,7 @@ def test_no_decision_breaks_a_rule(start: Job, life: list[tuple[Event, Any, byte
 
 @given(fresh, lives)
 @settings(deadline=None)
-def test_what_was_decided_is_decided_the_same_again(
-    start: Job, life: list[tuple[Event, Any, bytes]]
-) -> None:
+def test_what_was_decided_is_decided_the_same_again(start: Job, life: list[Moment]) -> None:
     for entry in lived(start, life):
         event = load_event(name_of(entry.event), dump_event(entry.event))
         assert decide(entry.before, event, entry.now, entry.random) == entry.transition
@@ -328,7 +351,7 @@ def test_what_was_decided_is_decided_the_same_again(
 
 @given(fresh, lives)
 @settings(deadline=None, max_examples=300)
-def test_the_history_folds_to_the_row(start: Job, life: list[tuple[Event, Any, bytes]]) -> None:
+def test_the_history_folds_to_the_row(start: Job, life: list[Moment]) -> None:
     entries = lived(start, life)
     patches = [patch_between(None, start)]
     for entry in entries:

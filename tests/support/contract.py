@@ -31,7 +31,8 @@ class Contract:
             for path, item in page["paths"].items()
         ]
         resource = Resource(contents=_closed(page), specification=DRAFT202012)
-        self._registry: Registry[Any] = Registry().with_resource("urn:api", resource)
+        self._registry: Registry[Any] = Registry().with_resource("urn:api", resource).crawl()
+        self._validators: dict[str, Draft202012Validator] = {}
 
     async def check(self, response: httpx.Response) -> None:
         """An httpx event hook. Raises `AssertionError` for what the document does not say."""
@@ -85,10 +86,14 @@ class Contract:
         self._validator({"$ref": f"#/components/schemas/{component}"}).validate(said)
 
     def _validator(self, schema: dict[str, Any]) -> Draft202012Validator:
-        placed = {k: f"urn:api{v}" if k == "$ref" else v for k, v in schema.items()}
-        checker = Draft202012Validator.FORMAT_CHECKER
-        assert "date-time" in checker.checkers, "rfc3339-validator is installed"
-        return Draft202012Validator(placed, registry=self._registry, format_checker=checker)
+        ref = schema["$ref"]
+        if ref not in self._validators:
+            checker = Draft202012Validator.FORMAT_CHECKER
+            assert "date-time" in checker.checkers, "rfc3339-validator is installed"
+            self._validators[ref] = Draft202012Validator(
+                {"$ref": f"urn:api{ref}"}, registry=self._registry, format_checker=checker
+            )
+        return self._validators[ref]
 
 
 def _closed(page: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import httpx
 import orjson
 import uvicorn
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from support.contract import Contract
 
 from agentflow import (
     Accepted,
@@ -38,6 +37,7 @@ from agentflow.core.providers import Verified, WebhookFamily
 from agentflow.store.sql import Sql
 from agentflow.types import utcnow
 from agentflow.webhooks.signatures import new_secret, sign
+from support.contract import Contract
 
 KEY = new_secret()
 MAX_WAIT = 1.5

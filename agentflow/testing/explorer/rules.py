@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from agentflow.core.events import Event, Woke
+from agentflow.core.events import Event, Succeeded, Woke
 from agentflow.core.job import Job, Phase, Status, patch_between
-from agentflow.core.results import ErrorInfo
+from agentflow.core.results import Custody, ErrorInfo
 from agentflow.core.transition import Disposition, Transition
 from agentflow.testing.explorer.world import Work, World
 from agentflow.types import Token
@@ -36,7 +36,17 @@ def faults(job: Job, event: Event, transition: Transition) -> Iterator[str]:
         yield "success has its result and its files"
     if after.status is Status.FAILED and after.error is None:
         yield "failure has its error"
+    yield from _result_faults(job, event, after)
     yield from _attempt_faults(job, after)
+
+
+def _result_faults(job: Job, event: Event, after: Job) -> Iterator[str]:
+    if isinstance(event, Succeeded) and after != job and after.result is None:
+        yield "a result that is heard is kept"
+    if job.result and after.result:
+        stored = [a for a in job.result.artifacts if a.status is Custody.STORED]
+        if any(a not in after.result.artifacts for a in stored):
+            yield "a file in custody stays there"
 
 
 def _disposition_faults(job: Job, transition: Transition, patched: bool) -> Iterator[str]:

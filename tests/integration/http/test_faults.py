@@ -45,7 +45,11 @@ async def test_before_the_start_there_is_only_health() -> None:
     async with serving(asgi) as server, httpx.AsyncClient(base_url=url_of(server)) as http:
         contract = Contract((await http.get("/openapi.json")).json())
         http.event_hooks = {"response": [contract.check]}
-        for method, path, said in [*PATHS, ("GET", "/v1/tasks", None), ("GET", "/v1/providers", None)]:
+        for method, path, said in [
+            *PATHS,
+            ("GET", "/v1/tasks", None),
+            ("GET", "/v1/providers", None),
+        ]:
             answer = await http.request(method, path, json=said)
             assert answer.status_code == 503
             assert int(answer.headers["retry-after"]) > 0
@@ -67,7 +71,9 @@ async def test_without_the_store_nobody_is_told_yes(
         async def post() -> httpx.Response:
             return await api.http.post(f"/webhooks/acme/{token}", content=body, headers=headers)
 
-        async with api.http.stream("GET", job["urls"]["events"], headers={"Accept": EVENTS}) as live:
+        async with api.http.stream(
+            "GET", job["urls"]["events"], headers={"Accept": EVENTS}
+        ) as live:
             lines = live.aiter_lines()
             await anext(lines)
             with monkeypatch.context() as patch:
@@ -97,19 +103,21 @@ def _away(*args: Any) -> Any:
 
 
 async def test_a_stop_ends_streams_and_waits_and_keeps_nobody(tmp_path: Path) -> None:
-    async with world(tmp_path, max_wait=30) as api:
-        job = await api.waiting()
-        url = job["urls"]["self"]
-        waiting = [asyncio.create_task(api.http.get(f"{url}?wait=30")) for _ in range(3)]
-        live = {"Accept": EVENTS}
-        streams = [asyncio.create_task(api.http.get(f"{url}/events", headers=live)) for _ in range(3)]
-        await asyncio.sleep(0.2)
-        began = time.monotonic()
-    assert time.monotonic() - began < 4
-    for answer in await asyncio.gather(*waiting):
-        assert answer.json()["status"] == "waiting"
-    for answer in await asyncio.gather(*streams):
-        assert answer.text.count("data: ") == 3, "ended in good order"
+    async with httpx.AsyncClient(timeout=10) as http:
+        async with world(tmp_path, max_wait=30) as api:
+            url = api.url + (await api.waiting())["urls"]["self"]
+            live = {"Accept": EVENTS}
+            waits = [asyncio.create_task(http.get(f"{url}?wait=30")) for _ in range(3)]
+            streams = [
+                asyncio.create_task(http.get(f"{url}/events", headers=live)) for _ in range(3)
+            ]
+            await asyncio.sleep(0.2)
+            began = time.monotonic()
+        assert time.monotonic() - began < 4
+        for answer in await asyncio.gather(*waits):
+            assert answer.json()["status"] == "waiting"
+        for answer in await asyncio.gather(*streams):
+            assert answer.text.count("data: ") == 3, "ended in good order"
 
 
 async def test_a_parked_delivery_expires(tmp_path: Path) -> None:

@@ -262,9 +262,7 @@ async def test_of_contradicting_submits_at_once_one_wins(api: World) -> None:
     key = {"Idempotency-Key": api.name("key")}
     names = [api.name("rival") for _ in range(10)]
     posts = [
-        api.http.post(
-            "/v1/jobs", json={"task": "acme.draw", "input": {"name": name}}, headers=key
-        )
+        api.http.post("/v1/jobs", json={"task": "acme.draw", "input": {"name": name}}, headers=key)
         for name in names
     ]
     answers = await asyncio.gather(*posts)

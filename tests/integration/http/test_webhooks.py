@@ -29,7 +29,7 @@ async def told(api: World, path: str, said: Any, **options: Any) -> Any:
     return await api.read(answer.json()["id"])
 
 
-# -- who may say something -----------------------------------------------------------------------
+# -- who may say something ---------------------------------------------------------------------
 
 
 async def test_a_signed_delivery_is_stored_and_applied(api: World) -> None:
@@ -42,10 +42,6 @@ async def test_a_signed_delivery_is_stored_and_applied(api: World) -> None:
     assert (shown["status"], shown["job_id"], shown["type"]) == ("applied", job["id"], "done")
     job = await api.job(job["id"])
     assert (job["status"], job["result"]["output"]) == ("succeeded", {"n": 1.5})
-
-
-def _old(seconds: float) -> dict[str, str]:
-    return sign(KEY, "msg-old", utcnow() - timedelta(seconds=seconds), b"{}")
 
 
 FORGED: dict[str, dict[str, str | bytes | None]] = {
@@ -67,8 +63,6 @@ FORGED: dict[str, dict[str, str | bytes | None]] = {
     "time in other digits": {"webhook-timestamp": "٣٣٣".encode()},
     "time of ages": {"webhook-timestamp": "9" * 400},
     "no time": {"webhook-timestamp": "soon"},
-    "too old": dict(_old(301)),
-    "too new": dict(_old(-330)),
     "another key": dict(sign(new_secret(), "msg-key", utcnow(), b"{}")),
 }
 
@@ -80,6 +74,13 @@ async def test_what_is_not_signed_is_a_401_and_not_stored(api: World, changes: A
     answer = await api.http.post("/webhooks/acme", content=b"{}", headers=headers)
     assert answer.status_code == 401
     assert await api.count("agentflow_inbox") == before
+
+
+@pytest.mark.parametrize("seconds", [-310, 310, -1e6])
+async def test_the_time_of_signing_is_now_or_nearly(api: World, seconds: float) -> None:
+    headers = sign(KEY, api.name("msg"), utcnow() + timedelta(seconds=seconds), b"{}")
+    answer = await api.http.post("/webhooks/acme", content=b"{}", headers=headers)
+    assert answer.status_code == 401
 
 
 @pytest.mark.parametrize("change", [b"", b"{}\n", b" {}", b'{"a":1}', b"\xef\xbb\xbf{}"])
@@ -126,14 +127,16 @@ async def test_nobody_is_listened_to_who_takes_no_webhooks(api: World, path: str
     assert answer.status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/webhooks/acme/", "/webhooks/acme/x/", "/webhooks/", "//webhooks/acme"])
+@pytest.mark.parametrize(
+    "path", ["/webhooks/acme/", "/webhooks/acme/x/", "/webhooks/", "//webhooks/acme"]
+)
 async def test_a_webhook_is_never_redirected(api: World, path: str) -> None:
     headers = signed(b"{}", api.name("msg"))
     answer = await api.http.post(f"{api.url}{path}", content=b"{}", headers=headers)
     assert answer.status_code == 404
 
 
-# -- how much --------------------------------------------------------------------------------------
+# -- how much ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "limit"), [("acme", 1 << 20), ("tiny", 1000)])
@@ -162,7 +165,7 @@ async def test_a_body_without_end_is_cut_off(api: World) -> None:
     assert b"application/problem+json" in said
 
 
-# -- what it says -----------------------------------------------------------------------------------
+# -- what it says ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -231,7 +234,7 @@ async def test_the_headers_kept_hold_no_secret_and_nothing_absurd(api: World) ->
     assert len(shown["headers"]) <= 40
 
 
-# -- once --------------------------------------------------------------------------------------------
+# -- once --------------------------------------------------------------------------------------
 
 
 async def test_a_delivery_sent_again_is_a_duplicate_of_the_first(api: World) -> None:
@@ -289,7 +292,7 @@ async def test_old_news_and_contradictions_change_nothing(api: World) -> None:
     assert (ended["status"], ended["result"]["output"]) == ("succeeded", "first")
 
 
-# -- whose -------------------------------------------------------------------------------------------
+# -- whose -------------------------------------------------------------------------------------
 
 
 async def test_one_delivery_may_speak_of_many_jobs(api: World) -> None:
@@ -395,7 +398,7 @@ async def test_parts_of_a_delivery_find_their_jobs_one_by_one(api: World) -> Non
         await api.until(job["id"], "succeeded")
 
 
-# -- again -------------------------------------------------------------------------------------------
+# -- again -------------------------------------------------------------------------------------
 
 
 async def test_a_replay_reads_with_todays_code(api: World) -> None:

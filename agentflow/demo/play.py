@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def _play(console: Console, client: Client, built: Stage, folder: Path) -> int:
     began = time.monotonic()
     jobs = [client.submit(TASK, story.input, tags=["demo"]) for story in STORIES]
     with board(console, [story.name for story in STORIES]) as shown:
-        _watch(client, jobs, shown, until=began + LIMIT)
+        _watch(jobs, shown, until=began + LIMIT)
     took = time.monotonic() - began
     trails, proofs = _proofs(client, jobs, built)
     console.print()
@@ -64,7 +65,7 @@ def _play(console: Console, client: Client, built: Stage, folder: Path) -> int:
     return 0 if good and _at_most_once(built) else 1
 
 
-def _watch(client: Client, jobs: Sequence[Job], shown: Board, until: float) -> None:
+def _watch(jobs: Sequence[Job], shown: Board, until: float) -> None:
     """Follow all jobs at once until they are final or time is up."""
     threads = []
     for index, (job, story) in enumerate(zip(jobs, STORIES, strict=True)):
@@ -72,7 +73,7 @@ def _watch(client: Client, jobs: Sequence[Job], shown: Board, until: float) -> N
         thread.start()
         threads.append(thread)
         if story.cancel_after is not None:
-            timer = threading.Timer(story.cancel_after, _cancel, (client, job.id))
+            timer = threading.Timer(story.cancel_after, _cancel, (job,))
             timer.daemon = True
             timer.start()
     for thread in threads:
@@ -80,15 +81,14 @@ def _watch(client: Client, jobs: Sequence[Job], shown: Board, until: float) -> N
 
 
 def _follow(index: int, job: Job, shown: Board) -> None:
-    try:
+    with suppress(ClientError):  # the job is judged by what the server says afterwards
         for event in job.events():
             shown.tell(index, event)
-    except ClientError:
-        return  # the job's end is judged by what the server says afterwards
 
 
-def _cancel(client: Client, id: str) -> None:
-    client.job(id).cancel()
+def _cancel(job: Job) -> None:
+    with suppress(ClientError):  # as above
+        job.cancel()
 
 
 def _proofs(

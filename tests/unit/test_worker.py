@@ -1,0 +1,405 @@
+"""The worker against a writer that answers by hand: no database, no broker, no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings
+
+from agentflow import Accepted, Call, Policy, Provider, Result
+from agentflow.artifacts import FolderStore
+from agentflow.core.events import Abandoned, Canceled, Envelope, Failed, Progressed, Succeeded
+from agentflow.core.results import Custody
+from agentflow.plugins.catalogue import Catalogue
+from agentflow.transport.conversation import Chore, Claim, Denied, Granted, Message
+from agentflow.types import Clock, JobId, Token, utcnow
+from agentflow.worker.chores import do_chore
+from agentflow.worker.spool import Spool
+from agentflow.worker.worker import Worker
+
+JOB = JobId("job_" + "a" * 32)
+
+
+class ByHand:
+    """The writer's side: `answer` is given to claims; reports wait while `deaf` is set."""
+
+    def __init__(self) -> None:
+        self.answer: Granted | Denied = Granted(5.0, utcnow() + timedelta(hours=1), True)
+        self.claims: list[Claim] = []
+        self.heard: list[Envelope] = []
+        self.deaf = False
+        self.slow_grant: asyncio.Event | None = None
+
+    async def claim(self, claim: Claim) -> Granted | Denied:
+        self.claims.append(claim)
+        if self.slow_grant is not None:
+            await self.slow_grant.wait()
+        return self.answer
+
+    async def report(self, envelope: Envelope) -> None:
+        self.heard.append(envelope)
+        if self.deaf:
+            await asyncio.Event().wait()
+
+    def beat(self, worker: str, attempts: Any) -> None: ...
+
+    @property
+    def events(self) -> list[Any]:
+        return [e.event for e in self.heard]
+
+
+class Secrets(BaseSettings):
+    key: SecretStr = SecretStr("sk-very-secret-1234")
+
+
+@pytest.fixture
+def hand() -> ByHand:
+    return ByHand()
+
+
+class Bench:
+    """A worker with one provider, `paid` or `local`, whose function the test writes."""
+
+    def __init__(self, hand: ByHand, tmp: Path, *, local: bool = False) -> None:
+        self.provider = Provider("acme", settings=Secrets, local=local)
+        self.hand, self.tmp = hand, tmp
+
+    def worker(self, function: Any, policy: Policy | None = None, **limits: int) -> Worker:
+        self.task = self.provider.task("do", policy=policy)(function)
+        return self.make(**limits)
+
+    def make(self, **limits: int) -> Worker:
+        return Worker(
+            Catalogue([], [self.provider]),
+            self.hand,
+            FolderStore(self.tmp / "files"),
+            Spool(self.tmp / "spool.jsonl"),
+            Clock(),
+            max_result=limits.get("max_result", 10_000),
+            max_artifact=1_000_000,
+        )
+
+
+@pytest.fixture
+def bench(hand: ByHand, tmp_path: Path) -> Bench:
+    return Bench(hand, tmp_path)
+
+
+def message(input: Any = None) -> Message:
+    return Message(JOB, 1, Token("t" * 32), "acme.do", input, utcnow() + timedelta(hours=1))
+
+
+async def test_nothing_paid_is_called_before_the_grant(bench: Bench, hand: ByHand) -> None:
+    calls: list[int] = []
+
+    async def do(call: Call, input: Any) -> Any:
+        calls.append(1)
+        return Accepted("x")
+
+    hand.slow_grant = asyncio.Event()
+    worker = bench.worker(do)
+    run = asyncio.ensure_future(worker.execute(message()))
+    await asyncio.sleep(0.05)
+    assert calls == []
+    hand.slow_grant.set()
+    await run
+    assert calls == [1]
+    assert hand.events == [Accepted("x", attempt=1)]
+    await worker.close()
+
+
+async def test_a_denied_attempt_is_not_called(bench: Bench, hand: ByHand) -> None:
+    async def do(call: Call, input: Any) -> Any:
+        raise AssertionError("called")
+
+    hand.answer = Denied("canceled")
+    worker = bench.worker(do)
+    await worker.execute(message())
+    assert hand.events == []
+    await worker.close()
+
+
+async def test_a_repeatable_task_does_not_wait_for_the_grant(bench: Bench, hand: ByHand) -> None:
+    called = asyncio.Event()
+
+    async def do(call: Call, input: Any) -> Any:
+        called.set()
+        return {"n": 1}
+
+    hand.slow_grant = asyncio.Event()
+    worker = bench.worker(do, Policy(repeatable=True))
+    run = asyncio.ensure_future(worker.execute(message()))
+    await asyncio.wait_for(called.wait(), 2)
+    hand.slow_grant.set()
+    await run
+    assert isinstance(hand.events[0], Succeeded)
+    await worker.close()
+
+
+async def test_each_asking_has_a_nonce_of_its_own(bench: Bench, hand: ByHand) -> None:
+    async def do(call: Call, input: Any) -> Any:
+        return 1
+
+    hand.answer = Denied("running")
+    worker = bench.worker(do)
+    await worker.execute(message())
+    await worker.execute(message())
+    assert len({c.nonce for c in hand.claims}) == 2
+    await worker.close()
+
+
+async def test_an_outcome_is_kept_until_it_is_confirmed(bench: Bench, hand: ByHand) -> None:
+    async def do(call: Call, input: Any) -> Any:
+        return {"paid": True}
+
+    hand.deaf = True
+    worker = bench.worker(do)
+    run = asyncio.ensure_future(worker.execute(message()))
+    while not hand.heard:
+        await asyncio.sleep(0.01)
+    run.cancel()
+    await asyncio.gather(run, return_exceptions=True)
+    await worker.close()
+    first = hand.heard[0]
+    hand.heard.clear()
+    hand.deaf = False
+    later = bench.make()
+    await later.recover()
+    assert hand.heard == [first], "under the same id"
+    assert later.spool.recover() == []
+    await later.close()
+
+
+async def test_a_torn_line_of_the_spool_is_left_out(bench: Bench, hand: ByHand) -> None:
+    spool = Spool(bench.tmp / "spool.jsonl")
+    whole = Envelope("out:1:n", *_source(), JOB, Succeeded(Result(output=1), attempt=1))
+    spool.add(whole)
+    spool.close()
+    with (bench.tmp / "spool.jsonl").open("ab") as file:
+        file.write(b'{"id":"out:2:n","source":"wor')
+    assert Spool(bench.tmp / "spool.jsonl").recover() == [whole]
+
+
+def _source() -> tuple[Any, Any]:
+    from agentflow.core.events import Source
+
+    return Source.WORKER, utcnow()
+
+
+async def test_a_create_in_flight_is_not_canceled(bench: Bench, hand: ByHand) -> None:
+    going = asyncio.Event()
+
+    async def do(call: Call, input: Any) -> Any:
+        going.set()
+        await asyncio.sleep(0.1)
+        return Accepted("made")
+
+    worker = bench.worker(do)
+    run = asyncio.ensure_future(worker.execute(message()))
+    await going.wait()
+    worker.stop_attempt(JOB, 1)
+    await run
+    assert hand.events == [Accepted("made", attempt=1)]
+    await worker.close()
+
+
+async def test_a_local_task_is_really_canceled(hand: ByHand, tmp_path: Path) -> None:
+    going, ended = asyncio.Event(), asyncio.Event()
+
+    async def do(call: Call, input: Any) -> Any:
+        going.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    bench = Bench(hand, tmp_path, local=True)
+    worker = bench.worker(do)
+    run = asyncio.ensure_future(worker.execute(message()))
+    await going.wait()
+    worker.stop_attempt(JOB, 1)
+    await asyncio.wait_for(run, 2)
+    assert ended.is_set()
+    assert hand.events == [Canceled(attempt=1)]
+    await worker.close()
+
+
+async def test_what_outlives_the_grace_is_handed_back_as_unsure(bench: Bench, hand: ByHand) -> None:
+    async def do(call: Call, input: Any) -> Any:
+        await asyncio.sleep(60)
+
+    worker = bench.worker(do)
+    run = asyncio.ensure_future(worker.execute(message()))
+    while not worker.running:
+        await asyncio.sleep(0.01)
+    await worker.drain(0.05)
+    await asyncio.wait_for(run, 2)
+    assert hand.events == [Abandoned(called=True, attempt=1)]
+    await worker.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "local", "kind"),
+    [
+        (TimeoutError(), False, "outcome_unknown"),
+        (TimeoutError(), True, "timeout"),
+        (KeyError("id"), False, "outcome_unknown"),
+        (KeyError("id"), True, "provider_error"),
+        (httpx.ConnectError("no"), False, "unavailable"),
+        (httpx.ReadTimeout("no"), False, "outcome_unknown"),
+    ],
+)
+async def test_what_may_have_left_is_unknown_not_failed(
+    hand: ByHand, tmp_path: Path, error: Exception, local: bool, kind: str
+) -> None:
+    async def do(call: Call, input: Any) -> Any:
+        raise error
+
+    worker = Bench(hand, tmp_path, local=local).worker(do)
+    await worker.execute(message())
+    (event,) = hand.events
+    assert isinstance(event, Failed)
+    assert event.error.kind == kind
+    await worker.close()
+
+
+async def test_a_call_over_its_time_is_stopped_and_unknown(bench: Bench, hand: ByHand) -> None:
+    async def do(call: Call, input: Any) -> Any:
+        await asyncio.sleep(60)
+
+    hand.answer = Granted(0.05, utcnow() + timedelta(hours=1), True)
+    worker = bench.worker(do)
+    await asyncio.wait_for(worker.execute(message()), 5)
+    assert hand.events[0].error.kind == "outcome_unknown"
+    await worker.close()
+
+
+async def test_secrets_do_not_leave_in_messages(bench: Bench, hand: ByHand) -> None:
+    async def do(call: Call, input: Any) -> Any:
+        raise ValueError(f"bad key {call.settings.key.get_secret_value()}")
+
+    worker = bench.worker(do)
+    await worker.execute(message())
+    assert "sk-very" not in hand.events[0].error.message
+    assert "***" in hand.events[0].error.message
+    await worker.close()
+
+
+async def test_what_databases_refuse_is_cleaned_or_unstorable(bench: Bench, hand: ByHand) -> None:
+    answers = iter([{"t": "a\0b\ud800", "n": float("nan")}, {"x": object()}])
+
+    async def do(call: Call, input: Any) -> Any:
+        return next(answers)
+
+    worker = bench.worker(do)
+    await worker.execute(message())
+    await worker.execute(message())
+    good, bad = hand.events
+    assert good.result.output == {"t": "a\ufffdb?", "n": None}
+    assert bad.error.kind == "unstorable"
+    await worker.close()
+
+
+async def test_a_large_output_travels_as_a_file(bench: Bench, hand: ByHand) -> None:
+    async def do(call: Call, input: Any) -> Any:
+        return "x" * 5000
+
+    worker = bench.worker(do, max_result=1000)
+    await worker.execute(message())
+    result = hand.events[0].result
+    assert result.output is None
+    (file,) = result.artifacts
+    assert (file.status, file.size) == (Custody.STORED, 5002)
+    assert await worker.store.size(file.key) == 5002
+    await worker.close()
+
+
+async def test_progress_is_thinned_out_and_comes_before_the_outcome(
+    bench: Bench, hand: ByHand
+) -> None:
+    async def do(call: Call, input: Any) -> Any:
+        for n in range(50):
+            call.progress(n / 100, "working")
+        call.progress(1.0)
+        await asyncio.sleep(0)
+        return 1
+
+    worker = bench.worker(do)
+    await worker.execute(message())
+    progress = [e for e in hand.events if isinstance(e, Progressed)]
+    assert [p.fraction for p in progress] == [0.0, 1.0]
+    assert isinstance(hand.events[-1], Succeeded)
+    await worker.close()
+
+
+async def test_a_call_cannot_submit(bench: Bench, hand: ByHand) -> None:
+    names: set[str] = set()
+
+    async def do(call: Call, input: Any) -> Any:
+        names.update(n for n in dir(call) if not n.startswith("_"))
+
+    worker = bench.worker(do)
+    await worker.execute(message())
+    assert not {n for n in names if "submit" in n or n == "app" or "db" in n}
+    await worker.close()
+
+
+def chore(kind: str, **changes: Any) -> Chore:
+    said: dict[str, Any] = {
+        "kind": kind, "job_id": JOB, "attempt": 1, "token": Token("t" * 32), "task": "acme.do",
+        "tenant": "default", "external_id": "ext", "since": utcnow(),
+        "deadline": utcnow() + timedelta(hours=1),
+    }  # fmt: skip
+    return Chore(**(said | changes))
+
+
+async def test_a_fetch_that_fails_is_no_news(bench: Bench, hand: ByHand) -> None:
+    async def do(call: Call, input: Any) -> Any: ...
+
+    worker = bench.worker(do)
+
+    @bench.task.fetch
+    async def fetch(call: Call, external_id: str) -> Any:
+        raise httpx.ReadTimeout("slow")
+
+    await do_chore(worker, chore("fetch"))
+    assert hand.events == []
+    await worker.close()
+
+
+async def test_a_fetch_reports_what_the_provider_says(bench: Bench, hand: ByHand) -> None:
+    async def do(call: Call, input: Any) -> Any: ...
+
+    worker = bench.worker(do)
+
+    @bench.task.fetch
+    async def fetch(call: Call, external_id: str) -> Any:
+        return Succeeded(Result(output=external_id))
+
+    await do_chore(worker, chore("fetch"))
+    (event,) = hand.events
+    assert (event.result.output, event.external_id, event.attempt) == ("ext", "ext", 1)
+    assert hand.heard[0].source == "poll"
+    await worker.close()
+
+
+async def test_a_file_that_is_gone_is_lost_and_one_that_fails_waits(
+    bench: Bench, hand: ByHand
+) -> None:
+    async def do(call: Call, input: Any) -> Any: ...
+
+    worker = bench.worker(do)
+    artifacts = [
+        {"url": "http://127.0.0.1:1/private", "status": "pending"},
+        {"url": "data:text/plain,hello", "status": "pending"},
+    ]
+    await do_chore(worker, chore("collect", artifacts=artifacts))
+    (event,) = hand.events
+    assert [a.status for a in event.artifacts] == [Custody.LOST, Custody.STORED]
+    await worker.close()
