@@ -14,7 +14,7 @@ from tortoise.transactions import in_transaction
 from agentflow.core.policy import Policy
 from agentflow.core.providers import Provider, Task
 from agentflow.core.results import ErrorInfo, Result
-from agentflow.core.submission import JobSpec, NewJob, prepare_adopted
+from agentflow.core.submission import JobSpec, NewJob
 from agentflow.errors import JobFailed, JobTimeout, UsageError
 from agentflow.plugins.catalogue import Catalogue
 from agentflow.plugins.discovery import discover
@@ -151,17 +151,12 @@ class AgentFlow:
         tenant: str = DEFAULT_TENANT,
         **options: Any,
     ) -> JobHandle:
-        """Follow a call that was made elsewhere. A webhook that came before is found again."""
+        """Follow a call that was made elsewhere; `options` and what is raised are as in `submit`.
+
+        A webhook that came before is found again.
+        """
         runtime = self._started()
-        known = runtime.catalogue.task(task)
-        new = prepare_adopted(
-            JobSpec(task, **options),
-            known,
-            external_id,
-            now=runtime.clock.now(),
-            tenant=tenant,
-            webhooks=runtime.catalogue.expects_webhooks(task),
-        )
+        new = runtime.prepare_adopted(JobSpec(task, **options), external_id, tenant)
         return await self._store(runtime, new, using_db)
 
     def job(self, id: str, *, tenant: str = DEFAULT_TENANT) -> JobHandle:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 import orjson
 import structlog
 
 from agentflow.artifacts import FolderStore
 from agentflow.core.job import Status
-from agentflow.core.submission import JobSpec, NewJob, prepare
+from agentflow.core.providers import Task
+from agentflow.core.submission import JobSpec, NewJob, prepare, prepare_adopted
 from agentflow.errors import InvalidInput, NotFound
 from agentflow.plugins.catalogue import Catalogue
 from agentflow.settings import Settings
@@ -92,11 +94,7 @@ class Runtime:
 
     def prepare(self, spec: JobSpec, tenant: str) -> NewJob:
         """Check a submission against the catalogue. Raises `InvalidInput`."""
-        try:
-            task = self.catalogue.task(spec.task)
-        except NotFound as unknown:
-            fault = {"loc": "task", "msg": unknown.message}
-            raise InvalidInput(unknown.message, detail={"errors": [fault]}) from None
+        task = self._task(spec.task)
         return prepare(
             spec,
             task,
@@ -105,6 +103,25 @@ class Runtime:
             webhooks=self.catalogue.expects_webhooks(task.name),
             max_input=self.settings.max_input,
         )
+
+    def prepare_adopted(self, spec: JobSpec, external_id: str, tenant: str) -> NewJob:
+        """The same for a call made elsewhere."""
+        task = self._task(spec.task)
+        return prepare_adopted(
+            spec,
+            task,
+            external_id,
+            now=self.clock.now(),
+            tenant=tenant,
+            webhooks=self.catalogue.expects_webhooks(task.name),
+        )
+
+    def _task(self, name: str) -> Task[Any]:
+        try:
+            return self.catalogue.task(name)
+        except NotFound as unknown:
+            fault = {"loc": "task", "msg": unknown.message}
+            raise InvalidInput(unknown.message, detail={"errors": [fault]}) from None
 
     async def start(self) -> None:
         """Lock, open, hear what the last process left behind, then begin."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -53,13 +54,15 @@ def connected(url: str | None, *, repeats: int = 1) -> Iterator[Client]:
 
 
 def _address(url: str | None) -> tuple[str, str | None]:
-    """The server's URL and the key to send, by option and settings."""
+    """The server's URL and the key to send. With a URL the settings need not be loaded, which
+    takes longer than all the rest of a command."""
+    if url is not None:
+        return url, os.environ.get("AGENTFLOW_API_KEY") or None
     with settings_checked():
         from agentflow.settings import load_settings
 
         settings = load_settings()
-    key = settings.api_key.get_secret_value() if settings.api_key else None
-    return url or settings.url, key
+    return settings.url, settings.api_key.get_secret_value() if settings.api_key else None
 
 
 @contextmanager

@@ -35,6 +35,10 @@ CATCH_UP = 7.0
 """Seconds after a standstill in which every worker beats at least once."""
 
 
+LOOK_EVERY = 0.05
+"""Seconds between two looks at the alarms while there is always something to hear."""
+
+
 class Writer:
     """Applies what is heard, received and due, batch by batch; answers and rings after commits.
 
@@ -55,7 +59,7 @@ class Writer:
         self._broker_is_empty = False
         self._stopping = False
         self._idle = asyncio.Event()
-        self._deaf_until = 0.0
+        self._deaf_until = self._looked_at = 0.0
         self.owed = Owed(tools, clock.now, self.ring)
         self.turns = 0
 
@@ -146,13 +150,23 @@ class Writer:
                     tx,
                     self._clock.now(),
                     heard,
-                    alarms=self._alarms and time.time() >= self._deaf_until,
+                    alarms=self._looks_at_alarms(heard),
                     calls_handlers=calls_handlers,
                     only=only,
                 )
                 done = await turn.take()
         self._broker_is_empty = False
         return done
+
+    def _looks_at_alarms(self, heard: Sequence[Heard]) -> bool:
+        """Not before everything was heard that was said in time; under load, now and then."""
+        now = time.time()
+        if not self._alarms or now < self._deaf_until:
+            return False
+        if heard and 0 <= now - self._looked_at < LOOK_EVERY:
+            return False
+        self._looked_at = now
+        return True
 
     async def _singly(self, heard: Sequence[Heard]) -> Done:
         """Find the part that breaks a batch (rule 11). What handlers did in it is undone, so

@@ -35,7 +35,7 @@ def test_a_second_process_on_the_same_data_is_refused_with_the_way_out(tmp_path:
     with dev(tmp_path) as first:
         data = str(tmp_path / "data")
         port = first.url.rpartition(":")[2]
-        for args in (["dev", "--port", "0"], ["dev", "--port", port], ["migrate"], ["demo"]):
+        for args in (["dev", "--port", port], ["migrate"], ["demo"]):
             ran = agentflow(*args, "--data", data)
             assert ran.code == 2, args
             assert f"in use by process {first.process.pid}" in ran.err
@@ -56,9 +56,7 @@ def test_a_port_in_use_is_said(tmp_path: Path) -> None:
     [
         (["--host", "0.0.0.0"], {}, "loopback only"),
         ([], {"AGENTFLOW_LOG_LEVEL": "LOUD"}, "AGENTFLOW_LOG_LEVEL"),
-        ([], {"AGENTFLOW_PUBLIC_URL": "ftp://x"}, "AGENTFLOW_PUBLIC_URL"),
         (["--app", "nowhere:app"], {}, "there is no module 'nowhere'"),
-        (["--app", "shop"], {}, "module:attribute"),
         (["--app", "shop:broken"], {}, "a bool, not an AgentFlow"),
         (["--app", "wrong:app"], {}, "ZeroDivisionError"),
     ],
@@ -73,10 +71,7 @@ def test_wrong_settings_refuse_to_start(
     assert said in ran.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_in_order_though_clients_listen(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_sigterm_ends_it_in_order_though_clients_listen(tmp_path: Path) -> None:
     with dev(tmp_path, "--simulate") as running:
         id = running.submit("--no-wait", seconds=60).out.strip()
         watch = [PROGRAM, "jobs", "events", id, "--follow", "--url", running.url]
@@ -86,7 +81,7 @@ def test_a_signal_ends_it_in_order_though_clients_listen(
             assert watching.stdout
             assert b"submitted" in watching.stdout.readline()
             began = time.monotonic()
-            assert running.stop(number) == 0
+            assert running.stop(signal.SIGTERM) == 0
             assert time.monotonic() - began < 15
             watching.kill()
         assert "Traceback" not in running.log
@@ -133,11 +128,11 @@ def test_only_webhooks_and_health_are_open_to_others_than_this_machine(tmp_path:
         for headers in ({}, {"Host": "[::1]:80"}, {"Origin": local}):
             assert http.get("/v1/jobs", headers=headers).status_code == 200
         assert httpx.get(f"{local}/v1/jobs").status_code == 200
+        assert running.stop(signal.SIGINT) == 0
 
 
 def test_migrate_says_what_it_applied(tmp_path: Path) -> None:
     data = str(tmp_path / "data")
-    first = agentflow("migrate", "--data", data)
-    assert (first.code, "agentflow.0001_initial" in first.out) == (0, True)
-    assert agentflow("migrate", "--data", data, "--json").json["applied"] == []
+    first = agentflow("migrate", "--data", data, "--json")
+    assert (first.code, "agentflow.0001_initial" in first.json["applied"]) == (0, True)
     assert agentflow("migrate", "--data", data).out.endswith("is up to date\n")

@@ -42,10 +42,15 @@ def page(name: str) -> str:
     return TEXT[name]
 
 
-def rows(name: str) -> Rows:
-    """Every row of a page's tables by each `code` word of its first cell; the cells after it."""
+def rows(name: str, heading: str = "") -> Rows:
+    """Every row of a page's tables, or of those below a heading, by each `code` word of its first
+    cell; the cells after it."""
     found: Rows = {}
-    for line in page(name).splitlines():
+    text = page(name)
+    if heading:
+        text = re.split(rf"^#+ {heading}$", text, flags=re.M)[1]
+        text = re.split(r"^#+ ", text, flags=re.M)[0]
+    for line in text.splitlines():
         if line.startswith("| "):
             first, *rest = (cell.strip() for cell in line.strip("| ").split(" | "))
             for word in re.findall(r"`([^`]+)`", first):
@@ -112,9 +117,9 @@ def test_every_route_is_described_and_no_other() -> None:
 
 
 def test_every_field_is_described() -> None:
-    described = rows("docs/reference.md")
-    assert missing(schemas.Job.model_fields.keys(), described) == []
-    assert missing(schemas.NewJobBody.model_fields.keys() - {"run_at"}, described) == []
+    asked = rows("docs/reference.md", "Submitting a job")
+    assert missing(schemas.NewJobBody.model_fields.keys() - {"run_at"}, asked) == []
+    assert missing(schemas.Job.model_fields.keys(), rows("docs/reference.md", "A job")) == []
     text = page("docs/reference.md")
     for model in (schemas.Entry, schemas.Artifact, schemas.Result, schemas.Error, schemas.Cost):
         shown = {n for n in model.model_fields if re.search(rf"\b{n}\b", text) is None}
@@ -160,7 +165,7 @@ def test_every_exit_code_is_described() -> None:
 
 
 def test_every_error_kind_is_described_as_it_behaves() -> None:
-    described = rows("docs/plugin-contract.md")
+    described = rows("docs/plugin-contract.md", "Errors")
     assert missing([k.value for k in ErrorKind], described) == []
     for cls in ProviderFailure.__subclasses__():
         name, _, again = described[cls.kind.value]
@@ -170,17 +175,19 @@ def test_every_error_kind_is_described_as_it_behaves() -> None:
 
 def test_every_other_error_is_described() -> None:
     described = rows("docs/reference.md")
-    names = {c.__name__ for c in AgentflowError.__subclasses__() if c.__module__ == "agentflow.errors"}
+    names = {
+        c.__name__ for c in AgentflowError.__subclasses__() if c.__module__ == "agentflow.errors"
+    }
     assert missing(names - {"ProviderFailure"}, described) == []
 
 
 def test_every_policy_field_is_described_with_its_default() -> None:
-    described = rows("docs/plugin-contract.md")
+    described = rows("docs/plugin-contract.md", "Policy")
     for field in fields(Policy):
         assert described.get(field.name), field.name
         said = described[field.name][0]
         default = getattr(Policy(), field.name)
-        shown = {"fail": "`fail`", frozenset(): "none"}.get(default, None) or (
+        shown = {"fail": "`fail`", frozenset(): "none"}.get(default) or (
             f"{default:g}" if isinstance(default, float) else str(default)
         )
         assert said == shown, field.name
@@ -206,7 +213,7 @@ def public(module: Any, prefix: str) -> list[str]:
 
 def arguments(function: Any) -> list[str]:
     code = function.__code__
-    return [n for n in code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]]
+    return list(code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount])
 
 
 def test_every_public_name_is_in_the_pages() -> None:
@@ -273,7 +280,7 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 @pytest.mark.parametrize("name", [n for n in TEXT if n != "docs/lifecycle.md"])
 def test_pages_are_short_enough_to_be_read(name: str) -> None:
-    assert len(page(name).splitlines()) <= 260
+    assert len(page(name).splitlines()) <= 250
 
 
 # What they show
@@ -341,10 +348,8 @@ def run(command: Sequence[str], folder: Path, paths: Sequence[Path] = ()) -> str
 
 # What is nobody's business
 
-STRANGE = re.compile(
-    r"/(work|root|home)/|pypi\.org|pythonhosted|(?<![\w.])index-url|artifactory|devpi", re.I
-)
-"""Paths of one machine and hosts of package registries. Written so that it does not find itself."""
+STRANGE = re.compile(r"/(work|root|home)/\w|pypi\b|pythonhosted", re.I)
+"""Paths of one machine and hosts of package registries."""
 
 
 def test_no_file_names_a_machine_or_a_registry() -> None:
@@ -352,18 +357,20 @@ def test_no_file_names_a_machine_or_a_registry() -> None:
         f"{file.relative_to(ROOT)}: {line.strip()[:100]}"
         for file in tree()
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines()
-        if STRANGE.search(line) and "STRANGE" not in line and "(work|root|home)" not in line
+        if STRANGE.search(line) and not line.startswith("STRANGE = ")
     ]
     assert found == []
 
 
 def tree() -> Iterator[Path]:
-    """The files that are ours: those outside of hidden and built folders."""
-    for pattern in ("*", "agentflow/**/*", "plugins/**/*", "tests/**/*", "docs/**/*", "examples/**/*"):
-        for file in ROOT.glob(pattern):
-            hidden = any(p.startswith(".") or p == "__pycache__" for p in file.relative_to(ROOT).parts)
-            if file.is_file() and not hidden and file.suffix not in (".pyc", ".db"):
+    """Our files: not those in hidden folders, nor what Python and the examples leave behind."""
+    for folder in (".ci", "agentflow", "docs", "examples", "plugins", "tests"):
+        for file in ROOT.glob(f"{folder}/**/*"):
+            inside = file.relative_to(ROOT / folder).parts
+            hidden = any(part.startswith(".") or part == "__pycache__" for part in inside)
+            if file.is_file() and not hidden:
                 yield file
+    yield from (file for file in ROOT.glob("*") if file.is_file())
 
 
 class Nothing(StrEnum):
@@ -375,5 +382,5 @@ class Nothing(StrEnum):
 def test_the_checks_can_fail() -> None:
     assert missing([*Nothing], rows("docs/lifecycle.md")) == ["something_new"]
     assert missing(["x"], {"x": [""]}) == ["x"]
-    assert STRANGE.search("/" + "work/main")
-    assert STRANGE.search("https://py" + "pi.org/simple")
+    assert STRANGE.search("/".join(["", "work", "main"]))
+    assert STRANGE.search("".join(["https://py", "pi.org/simple"]))
