@@ -102,6 +102,11 @@ class Job:
     version: int = 1
 
     @property
+    def provider(self) -> str:
+        """Whose task it is: the part of its name before the first dot."""
+        return self.task.split(".", 1)[0]
+
+    @property
     def final(self) -> bool:
         return self.status in FINAL
 

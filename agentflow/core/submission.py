@@ -59,7 +59,6 @@ class NewJob:
     """A job and what is stored beside it; `input` and `metadata` are JSON text."""
 
     job: Job
-    provider: str
     input: str
     entity: str | None
     priority: int
@@ -131,29 +130,28 @@ def prepare_adopted(
         policy=task.policy,
         abilities=task.abilities(webhooks=webhooks),
     )
-    return _beside(spec, task, job)
+    return _beside(spec, task, job, external_id)
 
 
-def request_hash(spec: JobSpec) -> str:
-    """What makes two submits under one idempotency key the same."""
+def request_hash(spec: JobSpec, external_id: str | None = None) -> str:
+    """What makes two submits (or adoptions) under one idempotency key the same."""
     said = [
         spec.task, spec.input, spec.entity, spec.priority, spec.delay, spec.run_at, spec.deadline,
-        spec.max_attempts, list(spec.tags), dict(spec.metadata), spec.retry_of,
+        spec.max_attempts, list(spec.tags), dict(spec.metadata), spec.retry_of, external_id,
     ]  # fmt: skip
     return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _beside(spec: JobSpec, task: Task[Any], job: Job) -> NewJob:
+def _beside(spec: JobSpec, task: Task[Any], job: Job, external_id: str | None = None) -> NewJob:
     return NewJob(
         job=job,
-        provider=task.name.split(".", 1)[0],
         input=orjson.dumps(spec.input).decode(),
         entity=spec.entity,
         priority=spec.priority,
         tags=tuple(dict.fromkeys(spec.tags)),
         metadata=orjson.dumps(dict(spec.metadata)).decode(),
         idempotency_key=spec.idempotency_key,
-        request_hash=request_hash(spec) if spec.idempotency_key else None,
+        request_hash=request_hash(spec, external_id) if spec.idempotency_key else None,
         retry_of=JobId(spec.retry_of) if spec.retry_of else None,
     )
 

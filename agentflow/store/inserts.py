@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from agentflow.core.events import Source
-from agentflow.core.job import patch_between
+from agentflow.core.job import Attempt, Job, patch_between
 from agentflow.core.machine import MACHINE_VERSION
 from agentflow.core.submission import NewJob
 from agentflow.core.transition import Disposition
@@ -48,7 +48,7 @@ _JOB = [
     "wake_at",
     "version",
 ]
-_ATTEMPT = [
+ATTEMPT = [
     "job_id",
     "number",
     "tenant",
@@ -113,7 +113,9 @@ class InboxEntry:
 async def insert_jobs(sql: Sql, jobs: Sequence[NewJob]) -> None:
     """Store the jobs, each with its attempt, its tags and entry 0 of its history."""
     await sql.insert("agentflow_jobs", _JOB, [_job_values(n) for n in jobs])
-    await sql.insert("agentflow_attempts", _ATTEMPT, [_attempt_values(n) for n in jobs])
+    await sql.insert(
+        "agentflow_attempts", ATTEMPT, [attempt_values(n.job, n.job.current) for n in jobs]
+    )
     await sql.insert("agentflow_history", HISTORY, [_entry_values(n) for n in jobs])
     tags = [(n.job.tenant, tag, n.job.id) for n in jobs for tag in n.tags]
     await sql.insert("agentflow_tags", ("tenant", "tag", "job_id"), tags)
@@ -169,10 +171,10 @@ def _job_values(new: NewJob) -> list[Any]:
     return [values[c] for c in _JOB]
 
 
-def _attempt_values(new: NewJob) -> list[Any]:
-    job, a = new.job, new.job.current
+def attempt_values(job: Job, a: Attempt) -> list[Any]:
+    """A row of `agentflow_attempts`, in the order of `ATTEMPT`."""
     return [
-        job.id, a.number, job.tenant, new.provider, a.token, a.nonce, a.worker, a.external_id,
+        job.id, a.number, job.tenant, job.provider, a.token, a.nonce, a.worker, a.external_id,
         a.started_at,
     ]  # fmt: skip
 

@@ -36,7 +36,7 @@ async def do_chore(worker: Worker, chore: Chore) -> None:
     }
     try:
         await doing[chore.kind](worker, chore)
-    except Exception as error:  # the plugin's code, the network
+    except (Exception, SystemExit) as error:  # the plugin's code, the network
         ready = worker.catalogue.of_task(chore.task)
         said = redacted(str(error), ready.settings)[:300]
         log.info(

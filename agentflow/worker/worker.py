@@ -176,7 +176,7 @@ class Worker:
             return await self.stored(outcome_of(returned), message.job_id)
         except ProviderFailure as failure:
             return Failed(failure_of(failure, ready, task, unsure=shielded))
-        except Exception as error:  # the plugin's code and whatever it calls
+        except (Exception, SystemExit) as error:  # the plugin's code and whatever it calls
             log.info(
                 "Call failed", job_id=message.job_id, task=task.name, kind=type(error).__name__
             )

@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from agentflow.core.events import Envelope, dump_event, name_of
-from agentflow.core.job import FINAL, Attempt, Job, Phase, Status, patch_between
+from agentflow.core.job import FINAL, Job, Phase, Status, patch_between
 from agentflow.core.machine import MACHINE_VERSION, decide
 from agentflow.core.transition import RANDOM_BYTES, Disposition, Ring
-from agentflow.store.inserts import HISTORY
+from agentflow.store.inserts import ATTEMPT, HISTORY, attempt_values
 from agentflow.store.rows import changed_columns, dumps
 from agentflow.store.sql import Sql
 from agentflow.types import JobId
@@ -36,19 +36,6 @@ _CHANGED = (
     "wake_at",
     "version",
 )
-_ATTEMPT = [
-    "job_id",
-    "number",
-    "tenant",
-    "provider",
-    "token",
-    "nonce",
-    "worker",
-    "external_id",
-    "started_at",
-]
-
-
 POSTPONED = timedelta(seconds=60)
 
 
@@ -148,12 +135,12 @@ class Batch:
         for held in chosen:
             for i, a in enumerate(held.job.attempts):
                 if i >= len(held.before.attempts):
-                    fresh.append(_attempt(held.job, a))
+                    fresh.append(attempt_values(held.job, a))
                 elif held.before.attempts[i] != a:
                     changed.append(
                         [a.nonce, a.worker, a.external_id, a.started_at, held.job.id, a.number]
                     )
-        await sql.insert("agentflow_attempts", _ATTEMPT, fresh)
+        await sql.insert("agentflow_attempts", ATTEMPT, fresh)
         columns = ("nonce", "worker", "external_id", "started_at")
         await sql.update("agentflow_attempts", columns, ("job_id", "number"), changed)
 
@@ -203,11 +190,3 @@ def extend_lease(job: Job, attempt: int, now: datetime) -> Job:
 def _values(job: Job, columns: Sequence[str]) -> list[Any]:
     values = changed_columns(job)
     return [values[c] for c in columns]
-
-
-def _attempt(job: Job, a: Attempt) -> list[Any]:
-    provider = job.task.split(".", 1)[0]
-    return [
-        job.id, a.number, job.tenant, provider, a.token, a.nonce, a.worker, a.external_id,
-        a.started_at,
-    ]  # fmt: skip

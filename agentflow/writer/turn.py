@@ -198,7 +198,7 @@ class Turn:
             for attempt in held.job.attempts:
                 external = attempt.external_id
                 if external and (asks or external in held.learned):
-                    places[_provider(held.job), external] = (id, attempt.number)
+                    places[held.job.provider, external] = (id, attempt.number)
         return places
 
     async def _finish(self) -> None:
@@ -333,10 +333,6 @@ def grant(batch: Batch, claim: Claim, tools: Tools) -> Granted | Denied:
         return Denied("granted_to_another")
     webhooks = tools.catalogue.expects_webhooks(job.task)
     return Granted(job.policy.timeout, job.deadline, webhooks)
-
-
-def _provider(job: Job) -> str:
-    return job.task.split(".", 1)[0]
 
 
 def message_of(job: Job, input: object) -> Message:

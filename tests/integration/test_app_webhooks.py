@@ -14,7 +14,7 @@ from support.fakes import Fake, deliver, rows, running, tell, until
 from support.shop.models import Note
 
 from agentflow import AgentFlow, Delivery, Fact, JobSpec, Provider, Result, Succeeded, testing
-from agentflow.errors import InvalidInput, NotFound
+from agentflow.errors import Conflict, InvalidInput
 from agentflow.testing.stand_ins import Trusting
 
 
@@ -336,7 +336,7 @@ async def test_what_cannot_be_adopted_is_refused(tmp_path: Path) -> None:
     fake = Fake()
     app = shop(providers=[fake.provider])
     async with running(tmp_path, fake, app=app, synchronous="NORMAL"):
-        with pytest.raises((InvalidInput, NotFound), match=r"There is no task 'fake\.play'"):
+        with pytest.raises(InvalidInput, match=r"There is no task 'fake\.play'"):
             await app.adopt("fake.play", external_id="abc")
         with pytest.raises(InvalidInput, match="external_id"):
             await app.adopt("fake.work", external_id="")
@@ -344,3 +344,5 @@ async def test_what_cannot_be_adopted_is_refused(tmp_path: Path) -> None:
             await app.adopt("fake.work", external_id="abc", entity="no entity")
         one = await app.adopt("fake.work", external_id="abc", idempotency_key="k")
         assert (await app.adopt("fake.work", external_id="abc", idempotency_key="k")).id == one.id
+        with pytest.raises(Conflict, match=one.id):
+            await app.adopt("fake.work", external_id="other", idempotency_key="k")
