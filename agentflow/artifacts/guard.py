@@ -22,6 +22,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import contextmanager
+from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeAlias
 
@@ -47,7 +48,7 @@ def guarded_client(
     `allow` lists what else may be reached (`Allowed.of`); `timeout` is in seconds. Requests raise
     `AddressRefused`, before any connect, and `httpx.TransportError`.
     """
-    context = verify or httpx.create_ssl_context(trust_env=False)
+    context = verify or _public_authorities()
     backend = GuardedBackend(Allowed.of(allow), resolver or resolve)
     return httpx.AsyncClient(
         transport=GuardedTransport(backend, context),
@@ -56,6 +57,11 @@ def guarded_client(
         follow_redirects=False,
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
     )
+
+
+@cache  # reading the certificates takes longer than all else at start
+def _public_authorities() -> ssl.SSLContext:
+    return httpx.create_ssl_context(trust_env=False)
 
 
 async def resolve(host: str, port: int) -> Sequence[str]:

@@ -98,7 +98,7 @@ def prepare(
         policy=task.policy,
         abilities=task.abilities(webhooks=webhooks),
     )
-    return _beside(spec, task, job)
+    return _beside(spec, job)
 
 
 def prepare_adopted(
@@ -130,7 +130,7 @@ def prepare_adopted(
         policy=task.policy,
         abilities=task.abilities(webhooks=webhooks),
     )
-    return _beside(spec, task, job, external_id)
+    return _beside(spec, job, external_id)
 
 
 def request_hash(spec: JobSpec, external_id: str | None = None) -> str:
@@ -142,7 +142,7 @@ def request_hash(spec: JobSpec, external_id: str | None = None) -> str:
     return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _beside(spec: JobSpec, task: Task[Any], job: Job, external_id: str | None = None) -> NewJob:
+def _beside(spec: JobSpec, job: Job, external_id: str | None = None) -> NewJob:
     return NewJob(
         job=job,
         input=orjson.dumps(spec.input).decode(),

@@ -42,8 +42,8 @@ def run(data: Path | None = None) -> int:
         logs.configure("INFO", stream=log)
         console.print(
             f"[bold]{len(STORIES)} predictions[/] on a simulated Replicate that loses,"
-            " repeats and forges webhooks,\nlimits the rate and breaks connections."
-            " Nothing leaves this machine; no key is needed.\n"
+            " repeats and forges webhooks,\nlimits rates and breaks connections, all on this"
+            " machine: no key is needed.\n"
         )
         with stage(folder) as built, Client(built.url) as client:
             return _play(console, client, built, folder)

@@ -15,7 +15,7 @@ from tortoise.connection import get_connection
 from tortoise.context import TortoiseContext, get_current_context
 from tortoise.migrations.executor import MigrationExecutor
 
-from agentflow.errors import SettingsError
+from agentflow.errors import SettingsError, UsageError
 from agentflow.store.sqlite import hold_limit
 from agentflow.types import JsonObject
 
@@ -72,6 +72,13 @@ class Models:
     migrations: str | None = None
     apps: Mapping[str, Any] | None = None
     """The `apps` of an existing Tortoise configuration; used as they are, on our connection."""
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` for what would hide a part of it."""
+        if self.apps and "agentflow" in self.apps:
+            raise UsageError("tortoise: the label agentflow is taken: call your app otherwise")
+        if self.apps and self.modules:
+            raise UsageError("Give `models`, or a Tortoise configuration that names them: not both")
 
     def configured(self) -> dict[str, JsonObject]:
         apps: dict[str, JsonObject] = {}

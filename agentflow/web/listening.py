@@ -63,9 +63,15 @@ class Listening(uvicorn.Server):
     async def serving(self, listener: socket.socket) -> AsyncIterator[None]:
         """The block runs once requests are answered; leaving it waits for the stop."""
         task = asyncio.ensure_future(self.serve([listener]))
+        task.add_done_callback(lambda _: self._up.set())  # also if it could not start
         await self._up.wait()
-        yield
-        await task
+        try:
+            yield
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            await task
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import httpx
@@ -64,7 +66,9 @@ class Worker:
         self.catalogue, self.writer, self.store = catalogue, writer, store
         self.spool, self.clock = spool, clock
         self.max_result, self.max_artifact = max_result, max_artifact
-        self.http = httpx.AsyncClient(timeout=30.0, follow_redirects=False)
+        self.http = httpx.AsyncClient(
+            timeout=30.0, follow_redirects=False, verify=_known_authorities()
+        )
         self.downloads = guarded_client(allow_downloads)
         self.running: dict[tuple[JobId, int], Running] = {}
         self.collecting: set[tuple[JobId, int]] = set()
@@ -279,6 +283,11 @@ class Worker:
             artifact, url=url, status=Custody.STORED, key=kept.key, sha256=kept.sha256,
             size=kept.size, media_type=kept.media_type, name=kept.name,
         )  # fmt: skip
+
+
+@cache  # reading the certificates takes longer than all else at start
+def _known_authorities() -> ssl.SSLContext:
+    return httpx.create_ssl_context()
 
 
 class Running:

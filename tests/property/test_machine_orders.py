@@ -305,7 +305,8 @@ Moment: TypeAlias = tuple[Said, Any, bytes]
 likely = st.tuples(st.sampled_from([*OFTEN, *LIKELY]), st.sampled_from([0, 0, 0, 1]))
 passing = st.sampled_from([0, 1, 15, "due", "due", "due", 3600])
 randoms = st.binary(min_size=RANDOM_BYTES, max_size=RANDOM_BYTES)
-lives = st.lists(st.tuples(likely | likely | likely | events, passing, randoms), max_size=30)
+said = st.sampled_from([likely, likely, likely, events]).flatmap(lambda strategy: strategy)
+lives = st.lists(st.tuples(said, passing, randoms), min_size=5, max_size=30)
 
 
 def copied(index: int, custody: Custody) -> Artifact:

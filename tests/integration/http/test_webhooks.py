@@ -267,6 +267,16 @@ async def test_the_same_id_of_another_provider_is_another_delivery(api: World) -
     assert [a.json()["status"] for a in answers] == ["stored", "stored"]
 
 
+async def test_the_id_tells_deliveries_apart_not_what_they_say(api: World) -> None:
+    one, two = api.name("msg"), api.name("msg")
+    first = (await api.deliver("acme", {"status": "x"}, id=one)).json()
+    changed = (await api.deliver("acme", {"status": "y"}, id=one)).json()
+    same = (await api.deliver("acme", {"status": "x"}, id=two)).json()
+    assert changed == {"id": first["id"], "status": "duplicate"}
+    assert (same["status"], same["id"] != first["id"]) == ("stored", True)
+    assert (await api.read(first["id"]))["body"] == '{"status":"x"}'
+
+
 async def test_the_same_news_under_another_id_changes_nothing(api: World) -> None:
     job = await api.waiting()
     path = f"acme/{await api.token(job['id'])}"
