@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -165,8 +166,24 @@ class Runtime:
         for name, ready in self.catalogue.providers.items():
             if ready.webhook_problem:
                 log.warning("Webhooks refused", provider=name, problem=ready.webhook_problem)
+        for what in self._never_told():
+            log.warning("Handler for nothing", on=what, problem="no plugin has it")
         if self.settings.public_url is None:
             log.info("AGENTFLOW_PUBLIC_URL is not set: no webhooks, polling only")
+
+    def _never_told(self) -> Iterator[str]:
+        """What handlers wait for that cannot come: a typing error, or a plugin left out."""
+        handlers = self.tools.handlers
+        for task in {task for task, _ in handlers.by_task if task != "*"}:
+            try:
+                self.catalogue.task(task)
+            except NotFound:
+                yield task
+        for provider in {provider for provider, _ in handlers.by_type}:
+            try:
+                self.catalogue.provider(provider)
+            except NotFound:
+                yield f"webhooks of {provider}"
 
 
 class _Bell(Doorbell):

@@ -5,6 +5,9 @@ ClientError
 ├── ServerUnreachable   no answer that counts, also after the repeats
 ├── JobFailed           `result()`: the job ended without one; `error.kind` says why
 └── JobTimeout          `result(timeout)`: time is up; the job goes on
+
+The last two are also `agentflow.JobFailed` and `agentflow.JobTimeout`, which the application's
+own `await job` raises.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from agentflow import errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +49,13 @@ class ServerUnreachable(ClientError):
     """Nobody answers there, or only to say that it cannot work now."""
 
 
-class JobFailed(ClientError):
+class JobFailed(ClientError, errors.JobFailed):
     """`status` is failed, canceled or expired; `error` is None for most canceled jobs."""
 
     def __init__(self, id: str, status: str, error: Error | None) -> None:
-        super().__init__(f"Job {id} is {status}" + (f": {error.message}" if error else ""))
-        self.id, self.status, self.error = id, status, error
+        errors.JobFailed.__init__(self, id, status, error)
+        self.id = id
 
 
-class JobTimeout(ClientError):
+class JobTimeout(ClientError, errors.JobTimeout):
     """The job did not end in time; it goes on."""

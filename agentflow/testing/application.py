@@ -150,7 +150,7 @@ class AppUnderTest:
         says about jobs is understood if the application described the provider, parser and all.
         """
         raw = body if isinstance(body, bytes) else orjson.dumps(body)
-        self._catalogue.mention(provider)
+        self._catalogue.provider(provider)
         await self._receive(provider, raw, token=token, id=id)
 
     async def advance(self, seconds: float) -> None:

@@ -11,7 +11,7 @@ import httpx
 
 from agentflow.core.events import Accepted, Canceled, load_event
 from agentflow.core.providers import NAME, TASK_NAME, Delivery, Fact, Provider, Task, Verified
-from agentflow.plugins.catalogue import Catalogue
+from agentflow.plugins.catalogue import Catalogue, Ready
 from agentflow.worker.call import Call
 
 MARK = "x-agentflow-testing"
@@ -37,6 +37,10 @@ class StandIns(Catalogue):
         if name not in self.tasks:
             self._invent(name)
         return super().task(name)
+
+    def provider(self, name: str) -> Ready:
+        self.mention(name)
+        return super().provider(name)
 
     def adjust(self, policies: Mapping[str, Mapping[str, Any]]) -> None:
         for name in policies.keys() - self.tasks.keys():

@@ -54,8 +54,17 @@ def context(request: Request) -> Context:
 
 def tenant(request: Request) -> str:
     """Until API keys exist there is one tenant; everything below already asks for it. 503 before
-    the start: who asks for a tenant is about to read."""
+    the start: who asks for a tenant is about to read.
+
+    Raises 403 for what a page of another site can make its visitor's browser send without being
+    allowed to (a form or a plain-text POST); JSON from there needs the host application's CORS.
+    """
     context(request)
+    origin = request.headers.get("origin")
+    foreign = origin is not None and origin.partition("://")[2] != request.headers.get("host")
+    json = request.headers.get("content-type", "").startswith("application/json")
+    if foreign and request.method not in {"GET", "HEAD"} and not json:
+        raise HTTPException(403, "From another site's page, send Content-Type: application/json.")
     return DEFAULT_TENANT
 
 

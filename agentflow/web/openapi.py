@@ -23,6 +23,7 @@ _SAID = {
     304: "Not modified",
     400: "The body is no JSON",
     401: "The signature does not fit",
+    403: "From another site's page, and not as JSON",
     404: "There is no such thing",
     409: "It does not fit the present state",
     413: "Too large",
@@ -87,6 +88,8 @@ def _answers(o: Operation) -> dict[int, Any]:
     implied: set[int] = {503} if o.tag != "health" else set()
     if "{" in o.path:
         implied.add(404)
+    if o.method != "GET" and o.path.startswith("/v1/"):
+        implied.add(403)
     if o.query is not None or o.body is not None:
         implied.add(422)
     if o.body is not None:

@@ -18,6 +18,7 @@ from agentflow.errors import (
     InvalidInput,
     OutcomeUnknown,
     PermissionRefused,
+    PluginError,
     ProviderError,
     ProviderFailure,
     QuotaExceeded,
@@ -34,12 +35,11 @@ _BY_STATUS: dict[int, type[ProviderFailure]] = {
     401: AuthenticationFailed,
     402: QuotaExceeded,
     403: PermissionRefused,
-    408: CallTimeout,
     429: RateLimited,
-    503: Unavailable,
 }
 
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_CANNOT_SEND = (httpx.LocalProtocolError, httpx.UnsupportedProtocol)
 
 
 def outcome_of(returned: Any) -> Outcome:
@@ -49,6 +49,8 @@ def outcome_of(returned: Any) -> Outcome:
             return _cleaned(returned)
         case Progressed(external_id=str(id)) | Changed(external_id=str(id)):
             return Accepted(id)
+        case Progressed() | Changed():
+            raise PluginError("The task returned a fact about work under way without its id.")
         case Result():
             return _cleaned(Succeeded(returned))
         case BaseModel():
@@ -153,6 +155,8 @@ def _http(error: Exception, *, unsure: bool) -> ProviderFailure | None:
     """For plugins that use `call.http` and say nothing themselves."""
     if isinstance(error, _NEVER_SENT):
         return Unavailable(f"Cannot connect: {error}")
+    if isinstance(error, _CANNOT_SEND):
+        return ProviderError(f"Cannot send: {error}")
     if isinstance(error, httpx.TransportError):
         said = f"{type(error).__name__}: {error}"
         return OutcomeUnknown(said) if unsure else Unavailable(said)
@@ -162,9 +166,13 @@ def _http(error: Exception, *, unsure: bool) -> ProviderFailure | None:
     said = f"HTTP {status} from {error.request.url.host}"
     if status in _BY_STATUS:
         return _BY_STATUS[status](said, retry_after=retry_after(error.response))
-    if status < 500:
+    if status < 500 and status != 408:
         return InvalidInput(said)
-    return OutcomeUnknown(said) if unsure else Unavailable(said)
+    wait = retry_after(error.response)
+    turned_away = status == 503 and wait is not None  # it says itself that it did nothing
+    if unsure and not turned_away:
+        return OutcomeUnknown(said)
+    return Unavailable(said, retry_after=wait)
 
 
 def retry_after(response: httpx.Response) -> float | None:

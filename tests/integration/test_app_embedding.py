@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+import structlog
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
@@ -316,21 +317,36 @@ async def test_handlers_of_what_ends_during_the_stop_may_submit(tmp_path: Path) 
         assert len(await rows("SELECT * FROM agentflow_jobs")) == 2
 
 
-async def test_jobs_of_a_plugin_that_is_gone_stop_nobody(tmp_path: Path) -> None:
+async def test_handlers_that_can_never_be_told_are_named_at_the_start(tmp_path: Path) -> None:
     fake = Fake()
     app = AgentFlow(providers=[fake.provider], plugins=[])
-    async with running(tmp_path, fake, app=app, synchronous="NORMAL"):
-        await app.runtime.serving.stop(0)
-        orphan = await app.submit("fake.work", {})
-    other = AgentFlow(plugins=[])
+    app.on("fake.work", "failed")(lambda event, tx: None)
+    app.on("fake.wrok", "failed")(lambda event, tx: None)
+    app.on("*", "failed")(lambda event, tx: None)
+    app.on_webhook("fake")(lambda event, tx: None)
+    app.on_webhook("fkae")(lambda event, tx: None)
+    with structlog.testing.capture_logs() as logs:
+        async with running(tmp_path, fake, app=app, synchronous="NORMAL"):
+            pass
+    named = [entry["on"] for entry in logs if entry["event"] == "Handler for nothing"]
+    assert named == ["fake.wrok", "webhooks of fkae"]
 
-    @other.task("crm.work")
+
+async def test_jobs_of_a_plugin_that_is_gone_stop_nobody(tmp_path: Path) -> None:
+    fake = Fake()
+    app, other = AgentFlow(providers=[fake.provider], plugins=[]), AgentFlow(plugins=[])
+
     async def work(call: Any, input: Any) -> int:
         return 1
 
+    for each in (app, other):
+        each.task("crm.work")(work)
+    async with running(tmp_path, fake, app=app, synchronous="NORMAL"):
+        await app.runtime.serving.stop(0)
+        orphan = await app.submit("fake.work", {})
+        job = await app.submit("crm.work")
     async with running(tmp_path, fake, app=other, synchronous="NORMAL"):
-        job = await other.submit("crm.work")
-        assert (await job.result(timeout=2)).output == 1
+        assert (await other.job(job.id).result(timeout=2)).output == 1
         assert (await other.job(orphan.id).status())["status"] == "queued"
         await deliver(other, orjson.dumps([{"id": "x", "event": "succeeded"}]), id="d1")
         assert other.runtime.missing() == []

@@ -316,6 +316,6 @@ def test_it_loads_nothing_else_of_agentflow() -> None:
     script = "import agentflow.client, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     loaded = {name for name in done.stdout.split() if name.partition(".")[0] == "agentflow"}
-    by_the_package = {"agentflow", "agentflow.types"}
+    by_the_package = {"agentflow", "agentflow.types", "agentflow.errors"}
     assert {n for n in loaded if not n.startswith("agentflow.client")} <= by_the_package
     assert not {"pydantic", "starlette", "tortoise"} & set(done.stdout.split())

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from agentflow_replicate.simulator import env, simulator
+from support.serving import free_port, http_server
 
 from agentflow import Artifact, Canceled, ContentRejected, Failed, Result, Succeeded, testing
 from agentflow.testing.application import AppUnderTest
+from agentflow.webhooks.signatures import new_secret
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -131,3 +136,36 @@ async def test_a_storyboard_that_cannot_be_stored_leaves_no_job(
         await http.post("/storyboards", json={"title": "x" * 201, "prompts": ["a door"]})
     assert await t.jobs() == []
     assert await Storyboard.all().count() == 0
+
+
+async def test_it_works_with_the_replicate_plugin_over_http(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    base = f"http://127.0.0.1:{port}"
+    async with simulator(new_secret(), "r8_test").serve() as sim:
+        variables = {
+            **env(sim),
+            "AGENTFLOW_DATA_DIR": str(tmp_path),
+            "AGENTFLOW_PUBLIC_URL": f"{base}/agentflow",
+            "AGENTFLOW_ALLOW_DOWNLOADS": f'["{urlsplit(sim.url).netloc}"]',
+        }
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        async with http_server(api, port), httpx.AsyncClient(base_url=base) as http:
+            await make(http, "a door", "a road")
+            async with asyncio.timeout(20):
+                while True:
+                    board = (await http.get("/storyboards/1")).json()
+                    if board["video"] and board["video"]["url"]:
+                        break
+                    await asyncio.sleep(0.05)
+            for shown in (*board["images"], board["video"]):
+                assert shown["problem"] is None
+                assert (await http.get(shown["url"])).content.startswith(b"\x89PNG")
+            assert sim.stats.counts["creates"] == 3
+            assert sim.stats.counts["uploads"] == 2, "the video was made of the two images"
+            jobs = (await http.get("/agentflow/v1/jobs")).json()["items"]
+            assert [job["entity"] for job in jobs] == ["video:1", "image:2", "image:1"]
+            history = (await http.get(jobs[0]["urls"]["events"])).json()["items"]
+            assert "webhook" in {entry["source"] for entry in history}

@@ -147,3 +147,15 @@ async def test_a_hundred_clients_at_once_are_all_served(api: World) -> None:
         return job["result"]["output"]
 
     assert await asyncio.gather(*(client(i) for i in range(100))) == list(range(100))
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:9"])
+async def test_a_page_of_another_site_cannot_make_a_browser_submit(api: World, origin: str) -> None:
+    body = b'{"task": "acme.draw", "input": {"name": "x"}}'
+    simple = {"origin": origin, "content-type": "text/plain"}
+    assert (await api.http.post("/v1/jobs", content=body, headers=simple)).status_code == 403
+    made = (await api.http.post("/v1/jobs", content=body)).json()
+    cancel = await api.http.post(f"/v1/jobs/{made['id']}/cancel", headers={"origin": origin})
+    assert cancel.status_code == 403
+    asked = {"origin": origin, "content-type": "application/json"}  # the browser asks CORS first
+    assert (await api.http.post("/v1/jobs", content=body, headers=asked)).status_code == 201
