@@ -56,7 +56,7 @@ def delivery(**changes: str) -> dict[str, str]:
     return {f"webhook-{name}": value for name, value in parts.items()}
 
 
-def refused(headers: object, body: bytes = BODY, scheme: StandardWebhooks = SCHEME) -> str:
+def refused(headers: object, body: bytes = BODY, scheme: StandardWebhooksVerifier = SCHEME) -> str:
     with pytest.raises(SignatureError) as raised:
         scheme.verify(headers, body, NOW)  # type: ignore[arg-type]
     return raised.value.message
