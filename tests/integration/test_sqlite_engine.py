@@ -35,6 +35,9 @@ class Note(Model):
     id = fields.IntField(primary_key=True)
     text = fields.CharField(max_length=100, unique=True)
 
+    class Meta:
+        table = "memo"  # Tortoise keeps queries by table for the whole process
+
 
 def config(path: Path | str, **credentials: Any) -> dict[str, Any]:
     return {
@@ -91,7 +94,7 @@ async def free(client: EmbeddedClient) -> None:
 
 LONG_STATEMENT = (
     "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})"
-    " INSERT INTO note (text) SELECT 'long ' || max(i) FROM n"
+    " INSERT INTO memo (text) SELECT 'long ' || max(i) FROM n"
 )
 
 
@@ -117,7 +120,8 @@ class TestConnections:
         await db.execute_query("SELECT 1")
         with pytest.raises(OperationalError, match="readonly"):
             await engine._run_in(
-                db._reader, lambda sqlite: sqlite.execute("INSERT INTO note (text) VALUES ('x')")
+                db._reader,
+                lambda sqlite: sqlite.execute("INSERT INTO memo (text) VALUES ('x')"),
             )
 
     @pytest.mark.parametrize(
@@ -127,12 +131,12 @@ class TestConnections:
             ("\n select 'DELETE'", True),
             ("WITH n AS (SELECT 1) SELECT * FROM n", True),
             ("EXPLAIN QUERY PLAN SELECT 1", True),
-            ("WITH n AS (SELECT 1)\nINSERT INTO note SELECT * FROM n", False),
-            ("with n as (select 1) delete from note", False),
-            ("INSERT INTO note (text) SELECT 'x'", False),
-            ("UPDATE note SET text = 'x' RETURNING id", False),
+            ("WITH n AS (SELECT 1)\nINSERT INTO memo SELECT * FROM n", False),
+            ("with n as (select 1) delete from memo", False),
+            ("INSERT INTO memo (text) SELECT 'x'", False),
+            ("UPDATE memo SET text = 'x' RETURNING id", False),
             ("PRAGMA user_version", False),
-            ("/* SELECT */ DELETE FROM note", False),
+            ("/* SELECT */ DELETE FROM memo", False),
         ],
     )
     def test_only_what_surely_reads_goes_to_the_reading_connection(
@@ -222,8 +226,8 @@ class TestConnections:
         self, db: EmbeddedClient
     ) -> None:
         for left_open in (
-            "BEGIN; INSERT INTO note (text) VALUES ('x')",
-            "BEGIN; INSERT INTO note (text) VALUES ('x'); SELECT * FROM nowhere; COMMIT",
+            "BEGIN; INSERT INTO memo (text) VALUES ('x')",
+            "BEGIN; INSERT INTO memo (text) VALUES ('x'); SELECT * FROM nowhere; COMMIT",
         ):
             with pytest.raises((UsageError, OperationalError)):
                 await db.execute_script(left_open)
@@ -235,7 +239,7 @@ class TestConnections:
     async def test_execute_many_is_all_or_nothing_outside_a_transaction(
         self, db: EmbeddedClient
     ) -> None:
-        insert = "INSERT INTO note (text) VALUES (?)"
+        insert = "INSERT INTO memo (text) VALUES (?)"
         with pytest.raises(IntegrityError):
             await db.execute_many(insert, [["a"], ["a"]])
         assert await texts() == []
@@ -243,13 +247,13 @@ class TestConnections:
         assert await texts() == ["a", "b"]
 
     async def test_counts_and_rows_are_as_tortoise_gives_them(self, db: EmbeddedClient) -> None:
-        note = await Note.create(text="a\x00b")
-        assert note.id == 1
-        await note.refresh_from_db()
-        assert note.text == "a\x00b"
+        memo = await Note.create(text="a\x00b")
+        assert memo.id == 1
+        await memo.refresh_from_db()
+        assert memo.text == "a\x00b"
         await Note.bulk_create([Note(text=str(n)) for n in range(5)])
         assert await db.execute_query_dict("SELECT 'a\x00b' AS text") == [{"text": "a\x00b"}]
-        count, rows = await db.execute_query("SELECT * FROM note")
+        count, rows = await db.execute_query("SELECT * FROM memo")
         assert (count, len(rows)) == (6, 6)
         assert await Note.filter(id__gt=3).delete() == 3
 
@@ -286,9 +290,9 @@ class TestInMemory:
 class TestTransactions:
     async def test_it_is_stored_when_the_block_is_left(self, db: EmbeddedClient) -> None:
         async with in_transaction() as tx:
-            note = await Note.create(text="kept", using_db=tx)
+            memo = await Note.create(text="kept", using_db=tx)
             assert await texts() == ["kept"]
-        assert note.id == 1
+        assert memo.id == 1
         assert await texts() == ["kept"]
 
     async def test_any_exception_rolls_it_back(self, db: EmbeddedClient) -> None:
@@ -314,7 +318,7 @@ class TestTransactions:
 
     async def test_a_refused_commit_rolls_back(self, db: EmbeddedClient) -> None:
         await db.execute_script(
-            "CREATE TABLE page (note INT REFERENCES note (id) DEFERRABLE INITIALLY DEFERRED)"
+            "CREATE TABLE page (memo INT REFERENCES memo (id) DEFERRABLE INITIALLY DEFERRED)"
         )
         rung: list[str] = []
         with pytest.raises(IntegrityError, match="FOREIGN KEY"):
@@ -345,7 +349,7 @@ class TestTransactions:
     async def test_execute_many_belongs_to_the_transaction(self, db: EmbeddedClient) -> None:
         with pytest.raises(ValueError):
             async with in_transaction() as tx:
-                await tx.execute_many("INSERT INTO note (text) VALUES (?)", [["a"], ["b"]])
+                await tx.execute_many("INSERT INTO memo (text) VALUES (?)", [["a"], ["b"]])
                 assert await texts() == ["a", "b"]
                 raise ValueError
         assert await texts() == []
@@ -477,9 +481,9 @@ class TestSelfDeadlock:
         "write",
         [
             lambda db: Note.create(text="x", using_db=db),
-            lambda db: db.execute_query("DELETE FROM note"),
-            lambda db: db.execute_many("INSERT INTO note (text) VALUES (?)", [["x"]]),
-            lambda db: db.execute_script("DELETE FROM note"),
+            lambda db: db.execute_query("DELETE FROM memo"),
+            lambda db: db.execute_many("INSERT INTO memo (text) VALUES (?)", [["x"]]),
+            lambda db: db.execute_script("DELETE FROM memo"),
             lambda db: db._in_transaction().__aenter__(),
         ],
     )
@@ -517,7 +521,10 @@ class TestSelfDeadlock:
             assert not task.done()
             await Note.create(text="inside")
         await task
-        assert [note.text for note in await Note.all().order_by("id")] == ["inside", "outside"]
+        assert [memo.text for memo in await Note.all().order_by("id")] == [
+            "inside",
+            "outside",
+        ]
 
     async def test_another_database_is_no_deadlock(
         self, db: EmbeddedClient, tmp_path: Path
@@ -583,8 +590,8 @@ class TestTasksThatOutliveIt:
             pass
         for use in (
             tx.execute_query("SELECT 1"),
-            tx.execute_insert("INSERT INTO note (text) VALUES ('x')", []),
-            tx.execute_many("INSERT INTO note (text) VALUES (?)", [["x"]]),
+            tx.execute_insert("INSERT INTO memo (text) VALUES ('x')", []),
+            tx.execute_many("INSERT INTO memo (text) VALUES (?)", [["x"]]),
             tx._in_transaction().__aenter__(),
         ):
             with pytest.raises(UsageError, match="has been committed"):
@@ -648,7 +655,7 @@ class TestUserControl:
         async with in_transaction() as tx:
             await Note.create(text="kept")
             with pytest.raises(UsageError, match="execute_query"):
-                await tx.execute_script("DELETE FROM note")
+                await tx.execute_script("DELETE FROM memo")
             with pytest.raises(UsageError, match="leave its block"):
                 await tx.close()
         assert await texts() == ["kept"]
@@ -656,7 +663,7 @@ class TestUserControl:
     async def end_it(self, tx: Transaction, by: str) -> None:
         if by == "or rollback":
             with pytest.raises(IntegrityError):
-                await tx.execute_query("INSERT OR ROLLBACK INTO note (text) VALUES ('half')")
+                await tx.execute_query("INSERT OR ROLLBACK INTO memo (text) VALUES ('half')")
         elif by == "hidden rollback":
             await behind(tx, "ROLLBACK")
         else:
@@ -903,14 +910,14 @@ class TestTwoProcesses:
 
     async def test_read_then_write_waits_for_the_other_writer(self, tmp_path: Path) -> None:
         async with opened(tmp_path / "x.db") as first, opened(tmp_path / "x.db") as second:
-            await first.execute_query("INSERT INTO note (text) VALUES ('0')")
+            await first.execute_query("INSERT INTO memo (text) VALUES ('0')")
 
             async def count_up(client: EmbeddedClient) -> None:
                 for _ in range(20):
                     async with client._in_transaction() as tx:
-                        [row] = await tx.execute_query_dict("SELECT text FROM note")
+                        [row] = await tx.execute_query_dict("SELECT text FROM memo")
                         await asyncio.sleep(0)
-                        await tx.execute_query("UPDATE note SET text = ?", [int(row["text"]) + 1])
+                        await tx.execute_query("UPDATE memo SET text = ?", [int(row["text"]) + 1])
 
             await asyncio.gather(count_up(first), count_up(second))
             assert await texts() == ["40"]
@@ -1016,7 +1023,7 @@ class TestAfterCommit:
 
         def look(name: str) -> None:
             with sqlite3.connect(tmp_path / "notes.db") as stranger:
-                seen.append((name, stranger.execute("SELECT count(*) FROM note").fetchone()[0]))
+                seen.append((name, stranger.execute("SELECT count(*) FROM memo").fetchone()[0]))
             stranger.close()
 
         async with in_transaction() as tx:

@@ -35,6 +35,7 @@ from agentflow.core.job import (
     FINAL,
     TIMERS,
     Attempt,
+    Ending,
     Job,
     Phase,
     Status,
@@ -53,6 +54,7 @@ NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 ID = JobId("job_" + "0" * 32)
 MOST = b"\xff" * RANDOM_BYTES
 GRANTED = Attempt(1, Token("t1"), nonce="n1", worker="w1", started_at=NOW)
+SECOND = Attempt(2, Token("t2"), nonce="n2", worker="w1", started_at=NOW)
 
 abilities = st.builds(
     Abilities, webhooks=st.booleans(), fetch=st.booleans(), find=st.booleans(), cancel=st.booleans()
@@ -267,15 +269,33 @@ policies = st.builds(
     collect_checks=st.integers(0, 2),
     backoff=st.sampled_from([0.0, 1.0]),
 )
-fresh = st.builds(
-    job,
-    status=st.sampled_from([Status.QUEUED, Status.SCHEDULED]),
-    attempts=st.just((Attempt(1, Token("t1")),)),
-    policy=policies,
-    abilities=abilities,
-    max_attempts=st.integers(1, 3),
-)
 FILES = [Artifact("https://a/0"), Artifact("https://a/1")]
+NAMED = [replace(f, id=artifact_id(ID, i)) for i, f in enumerate(FILES)]
+ANYWHERE: list[dict[str, Any]] = [
+    {"status": Status.SCHEDULED, "attempts": (Attempt(1, Token("t1")),)},
+    {"status": Status.QUEUED, "attempts": (Attempt(1, Token("t1")),)},
+    {"status": Status.RUNNING},
+    {"status": Status.WAITING, "phase": Phase.PROVIDER},
+    {"status": Status.WAITING, "phase": Phase.UNKNOWN},
+    {
+        "status": Status.WAITING,
+        "phase": Phase.COLLECTING,
+        "result": Result(
+            artifacts=[replace(f, id=artifact_id(ID, i)) for i, f in enumerate(FILES)]
+        ),
+    },
+    {"status": Status.CANCELING, "ending": Ending.CANCEL},
+    {"status": Status.RUNNING, "attempt": 2, "attempts": (GRANTED, SECOND)},
+]
+starts = st.builds(
+    lambda where, policy, able, more: job(
+        **where, policy=policy, abilities=able, max_attempts=where.get("attempt", 1) + more
+    ),
+    st.sampled_from(ANYWHERE),
+    policies,
+    abilities,
+    st.integers(0, 2),
+)
 LIKELY: dict[str, Callable[[int], Event]] = {
     "woke": lambda _: Woke(),
     "started": lambda n: Started(f"n{n}", "w", attempt=n),
@@ -303,14 +323,14 @@ Said: TypeAlias = tuple[str, int] | Event
 Moment: TypeAlias = tuple[Said, Any, bytes]
 
 likely = st.tuples(st.sampled_from([*OFTEN, *LIKELY]), st.sampled_from([0, 0, 0, 1]))
-passing = st.sampled_from([0, 1, 15, "due", "due", "due", 3600])
+passing = st.sampled_from([0, 0, 0, 0, 1, 15, "due", "due", "due", 3600])
 randoms = st.binary(min_size=RANDOM_BYTES, max_size=RANDOM_BYTES)
 said = st.sampled_from([likely, likely, likely, events]).flatmap(lambda strategy: strategy)
-lives = st.lists(st.tuples(said, passing, randoms), min_size=5, max_size=30)
+lives = st.lists(st.tuples(said, passing, randoms), min_size=8, max_size=30)
 
 
 def copied(index: int, custody: Custody) -> Artifact:
-    return replace(FILES[index], id=artifact_id(ID, index), status=custody)
+    return replace(NAMED[index], status=custody)
 
 
 def lived(start: Job, life: list[Moment]) -> list[Entry]:
@@ -329,7 +349,7 @@ def lived(start: Job, life: list[Moment]) -> list[Entry]:
     return entries
 
 
-@given(fresh, lives)
+@given(starts, lives)
 @settings(deadline=None, max_examples=500)
 def test_no_decision_breaks_a_rule(start: Job, life: list[Moment]) -> None:
     for entry in lived(start, life):
@@ -342,7 +362,7 @@ def test_no_decision_breaks_a_rule(start: Job, life: list[Moment]) -> None:
             assert entry.transition.after is before
 
 
-@given(fresh, lives)
+@given(starts, lives)
 @settings(deadline=None)
 def test_what_was_decided_is_decided_the_same_again(start: Job, life: list[Moment]) -> None:
     for entry in lived(start, life):
@@ -350,7 +370,7 @@ def test_what_was_decided_is_decided_the_same_again(start: Job, life: list[Momen
         assert decide(entry.before, event, entry.now, entry.random) == entry.transition
 
 
-@given(fresh, lives)
+@given(starts, lives)
 @settings(deadline=None, max_examples=300)
 def test_the_history_folds_to_the_row(start: Job, life: list[Moment]) -> None:
     entries = lived(start, life)
