@@ -29,6 +29,7 @@ _PLACES = {
     "Fact": "agentflow.core.providers",
     "Failed": "agentflow.core.events",
     "InvalidInput": "agentflow.errors",
+    "JobEvent": "agentflow.writer.handlers",
     "JobFailed": "agentflow.errors",
     "JobSpec": "agentflow.core.submission",
     "JobTimeout": "agentflow.errors",
@@ -50,6 +51,8 @@ _PLACES = {
     "Succeeded": "agentflow.core.events",
     "Unavailable": "agentflow.errors",
     "Unstorable": "agentflow.errors",
+    "Verified": "agentflow.core.providers",
+    "WebhookEvent": "agentflow.writer.handlers",
     "hookimpl": "agentflow.plugins.hookspecs",
 }
 
@@ -68,6 +71,7 @@ if TYPE_CHECKING:
     from agentflow.core.providers import Delivery as Delivery
     from agentflow.core.providers import Fact as Fact
     from agentflow.core.providers import Provider as Provider
+    from agentflow.core.providers import Verified as Verified
     from agentflow.core.results import Artifact as Artifact
     from agentflow.core.results import Cost as Cost
     from agentflow.core.results import Result as Result
@@ -93,6 +97,8 @@ if TYPE_CHECKING:
     from agentflow.settings import Settings as Settings
     from agentflow.webhooks.signatures import StandardWebhooks as StandardWebhooks
     from agentflow.worker.call import Call as Call
+    from agentflow.writer.handlers import JobEvent as JobEvent
+    from agentflow.writer.handlers import WebhookEvent as WebhookEvent
 
 
 def __getattr__(name: str) -> Any:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import httpx
 import orjson
 from pydantic import BaseModel, SecretStr
 
+from agentflow.core.cleaning import clean, cleaned
 from agentflow.core.events import Accepted, Canceled, Changed, Failed, Progressed, Succeeded
 from agentflow.core.providers import Outcome, Task
 from agentflow.core.results import ErrorInfo, Result
@@ -24,10 +24,8 @@ from agentflow.errors import (
     QuotaExceeded,
     RateLimited,
     Unavailable,
-    Unstorable,
 )
 from agentflow.plugins.catalogue import Ready
-from agentflow.types import Json
 
 MAX_MESSAGE = 2000
 
@@ -46,17 +44,17 @@ def outcome_of(returned: Any) -> Outcome:
     """What a call came to. Raises `Unstorable` for what is no JSON."""
     match returned:
         case Accepted() | Succeeded() | Failed() | Canceled():
-            return _cleaned(returned)
+            return cleaned(returned)
         case Progressed(external_id=str(id)) | Changed(external_id=str(id)):
             return Accepted(id)
         case Progressed() | Changed():
             raise PluginError("The task returned a fact about work under way without its id.")
         case Result():
-            return _cleaned(Succeeded(returned))
+            return cleaned(Succeeded(returned))
         case BaseModel():
-            return _cleaned(Succeeded(Result(output=returned.model_dump(mode="json"))))
+            return cleaned(Succeeded(Result(output=returned.model_dump(mode="json"))))
         case _:
-            return _cleaned(Succeeded(Result(output=returned)))
+            return cleaned(Succeeded(Result(output=returned)))
 
 
 def news_of(returned: Any) -> Outcome | None:
@@ -64,7 +62,9 @@ def news_of(returned: Any) -> Outcome | None:
     match returned:
         case None:
             return None
-        case Progressed() | Changed() | Accepted():
+        case Progressed():
+            return cleaned(returned)
+        case Changed() | Accepted():
             return returned
         case _:
             return outcome_of(returned)
@@ -102,35 +102,6 @@ def redacted(text: str, settings: Any) -> str:
                 if len(secret.strip()) >= 6:
                     text = text.replace(secret.strip(), "***")
     return text
-
-
-def clean(value: Json) -> Json:
-    """JSON without what databases refuse: NUL and lone surrogates in text, NaN and infinity."""
-    if isinstance(value, str):
-        if value.isprintable():
-            return value
-        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {clean(str(k)): clean(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [clean(v) for v in value]
-    return value
-
-
-def _cleaned(outcome: Outcome) -> Outcome:
-    if not isinstance(outcome, Succeeded):
-        return outcome
-    result = outcome.result
-    try:
-        output = clean(result.output)
-        orjson.dumps(output)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise Unstorable(f"The result is no JSON: {error}") from None
-    text = None if result.text is None else clean(result.text)
-    kept = Result(output, text, result.artifacts, dict(result.usage), result.cost)
-    return Succeeded(kept, external_id=outcome.external_id)
 
 
 def _detail(info: ErrorInfo) -> dict[str, Any]:

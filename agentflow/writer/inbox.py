@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from agentflow.core.cleaning import cleaned
 from agentflow.core.events import Accepted, CancelRequested, Envelope, Event, Source
 from agentflow.core.providers import Fact
 from agentflow.plugins.catalogue import Catalogue
@@ -191,7 +192,8 @@ def _facts(letter: Letter, catalogue: Catalogue, now: datetime) -> list[Fact]:
     delivery = delivery_of(letter.row)
     letter.event = WebhookEvent(delivery, type_of(ready.provider, delivery), now)
     try:
-        return facts_of(ready.provider, delivery)
+        facts = facts_of(ready.provider, delivery)
+        return [replace(fact, event=cleaned(fact.event)) for fact in facts]
     except Exception as error:  # a stranger's code on a stranger's bytes
         letter.fail(error)
         return []

@@ -380,3 +380,14 @@ async def test_an_alarm_nobody_can_decide_on_waits_and_the_others_go_on(
         app.runtime.clock.advance(61)
         app.runtime.writer.ring()
         await until(app, bad.id, "waiting")
+
+
+async def test_what_a_webhook_says_is_cleaned_like_what_a_worker_says(tmp_path: Path) -> None:
+    fake = Fake()
+    async with running(tmp_path, fake) as app:
+        job = await app.submit("fake.work", {})
+        await until(app, job.id, "waiting")
+        said = {"result": {"output": {"t": "a\0b"}}}
+        fact = {"id": f"ext-{job.id}-1", "event": "succeeded", "fields": said}
+        await deliver(app, orjson.dumps([fact]), id="nul")
+        assert (await job.status())["result"]["output"] == {"t": "a\ufffdb"}

@@ -45,7 +45,7 @@ from agentflow.core.job import (
 from agentflow.core.machine import decide
 from agentflow.core.policy import Abilities, Policy
 from agentflow.core.results import Artifact, Cost, Custody, ErrorInfo, Result, artifact_id
-from agentflow.core.transition import RANDOM_BYTES, Disposition, Transition
+from agentflow.core.transition import RANDOM_BYTES, Disposition, Effect, Transition
 from agentflow.errors import ErrorKind, InvalidInput, OutcomeUnknown, RateLimited
 from agentflow.testing.explorer.rules import faults
 from agentflow.types import JobId, Token
@@ -106,6 +106,7 @@ BEFORE: list[Event] = [
     Changed(attempt=1, external_id="x1"),
 ]
 EARLY: Event = Woke()
+ONE_ID = st.sampled_from([None, "x1"])
 
 
 def heard(start: Job, events: list[Event]) -> Job:
@@ -162,6 +163,40 @@ def test_files_end_the_same_in_any_order_and_number(able: Abilities, data: st.Da
     ended = heard(start, [*order, *more])
     assert ended.status is Status.SUCCEEDED
     assert replace(ended, finished_at=None) == replace(heard(start, news), finished_at=None)
+
+
+@given(
+    st.sampled_from(STARTS),
+    st.lists(st.builds(Progressed, st.floats(0, 1), attempt=st.just(1), external_id=ONE_ID)),
+)
+@settings(deadline=None)
+def test_progress_is_the_most_that_was_heard(start: Job, news: list[Progressed]) -> None:
+    reached = heard(start, list(news)).progress
+    most = max((n.fraction for n in news if n.fraction is not None), default=None)
+    assert (reached and reached.fraction) == most
+
+
+@given(
+    st.permutations(
+        [
+            Succeeded(result=Result("late"), attempt=1, external_id="x1"),
+            Accepted("x2", attempt=2),
+            Progressed(0.5, attempt=2, external_id="x2"),
+            Changed(attempt=2, external_id="x2"),
+        ]
+    )
+)
+@settings(deadline=None)
+def test_a_late_success_wins_and_the_newer_attempt_is_canceled(events: list[Event]) -> None:
+    able = Abilities(webhooks=True, fetch=True, cancel=True)
+    at, rung = job(attempt=2, attempts=(GRANTED, SECOND), abilities=able), set()
+    for event in events:
+        transition = decide(at, event, NOW, MOST)
+        at = transition.after
+        rung |= {(ring.effect, ring.attempt) for ring in transition.rings}
+    assert (at.status, at.attempt, at.result) == (Status.SUCCEEDED, 1, Result("late"))
+    assert {(Effect.STOP, 2), (Effect.CANCEL, 2)} <= rung
+    assert (Effect.CANCEL, 1) not in rung
 
 
 # Arbitrary events
@@ -309,7 +344,8 @@ LIKELY: dict[str, Callable[[int], Event]] = {
     "succeeded": lambda n: Succeeded(result=Result(n), attempt=n, external_id=f"x{n}"),
     "with files": lambda n: Succeeded(result=Result(n, artifacts=FILES), attempt=n),
     "stored": lambda n: Collected(attempt=n, artifacts=[copied(0, Custody.STORED)]),
-    "lost": lambda n: Collected(attempt=n, artifacts=[copied(n % 2, Custody.LOST)]),
+    "lost": lambda n: Collected(attempt=n, artifacts=[copied(0, Custody.LOST)]),
+    "other lost": lambda n: Collected(attempt=n, artifacts=[copied(1, Custody.LOST)]),
     "canceled": lambda n: Canceled(attempt=n),
     "handed back": lambda n: Abandoned(called=False, attempt=n),
     "given up": lambda n: Abandoned(called=True, attempt=n),
@@ -360,6 +396,19 @@ def test_no_decision_breaks_a_rule(start: Job, life: list[Moment]) -> None:
             assert list(faults(before, event, entry.transition)) == []
         if before.status in FINAL:
             assert entry.transition.after is before
+
+
+@given(starts, lives, randoms)
+@settings(deadline=None)
+def test_after_any_life_alarms_alone_end_the_job(
+    start: Job, life: list[Moment], random: bytes
+) -> None:
+    at, alarms = start, 0
+    for entry in lived(start, life):
+        at = entry.transition.after
+    while at.wake_at is not None:
+        at, alarms = decide(at, Woke(), at.wake_at, random).after, alarms + 1
+        assert alarms < 300
 
 
 @given(starts, lives)

@@ -274,7 +274,8 @@ async def test_the_id_tells_deliveries_apart_not_what_they_say(api: World) -> No
     same = (await api.deliver("acme", {"status": "x"}, id=two)).json()
     assert changed == {"id": first["id"], "status": "duplicate"}
     assert (same["status"], same["id"] != first["id"]) == ("stored", True)
-    assert (await api.read(first["id"]))["body"] == '{"status":"x"}'
+    shown = await api.read(first["id"])
+    assert (shown["delivery_id"], shown["body"]) == (one, '{"status":"x"}')
 
 
 async def test_the_same_news_under_another_id_changes_nothing(api: World) -> None:
