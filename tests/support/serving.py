@@ -36,7 +36,7 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def http_server(asgi: Any, port: int) -> AsyncIterator[None]:
-    config = uvicorn.Config(asgi, port=port, log_level="warning", access_log=False, lifespan="on")
+    config = uvicorn.Config(asgi, port=port, log_config=None, access_log=False, lifespan="on")
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[method-assign]
     serving = asyncio.create_task(server.serve())
