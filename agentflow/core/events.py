@@ -192,7 +192,7 @@ def load_event(name: str, fields: str | bytes | dict[str, Any]) -> Event:
         raise ValueError(f"no event is called {name!r}")
     if name == "failed":
         return Failed(
-            _adapter("error").validate_python(given["error"]),
+            _adapter("error").validate_python(given.get("error")),
             attempt=given.get("attempt", 0),
             external_id=given.get("external_id"),
         )

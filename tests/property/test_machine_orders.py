@@ -271,7 +271,6 @@ def test_an_event_survives_its_text(event: Event) -> None:
         assert load_event(name, form) == event
 
 
-@pytest.mark.xfail(strict=True, reason="load_event('failed', {}) raises KeyError")
 @given(st.sampled_from(sorted(EVENTS)), json_values | st.dictionaries(texts, json_values))
 @settings(deadline=None)
 def test_what_no_event_looks_like_is_a_value_error(name: str, said: object) -> None:
