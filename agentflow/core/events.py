@@ -190,6 +190,8 @@ def load_event(name: str, fields: str | bytes | dict[str, Any]) -> Event:
     given: dict[str, Any] = fields if isinstance(fields, dict) else orjson.loads(fields)
     if name not in EVENTS:
         raise ValueError(f"no event is called {name!r}")
+    if not isinstance(given, dict):
+        raise ValueError(f"the fields of {name} are no object")
     if name == "failed":
         return Failed(
             _adapter("error").validate_python(given.get("error")),
