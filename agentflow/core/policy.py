@@ -8,6 +8,11 @@ from typing import Literal
 from agentflow.errors import ErrorKind
 
 
+_ABOVE_ZERO = (
+    "timeout", "deadline", "lease", "poll_after", "poll_max", "poll_after_webhook", "backoff_max",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """All durations are in seconds."""
@@ -45,9 +50,11 @@ class Policy:
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
             raise ValueError("max_attempts is at least 1")
-        for name in ("timeout", "deadline", "lease", "poll_after", "poll_max"):
+        for name in _ABOVE_ZERO:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is in seconds and above 0")
+        if not self.backoff >= 0:
+            raise ValueError("backoff is in seconds and not below 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
