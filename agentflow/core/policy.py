@@ -7,7 +7,6 @@ from typing import Literal
 
 from agentflow.errors import ErrorKind
 
-
 _ABOVE_ZERO = (
     "timeout", "deadline", "lease", "poll_after", "poll_max", "poll_after_webhook", "backoff_max",
 )  # fmt: skip
