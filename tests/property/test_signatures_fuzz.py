@@ -62,6 +62,8 @@ ids = st.text(
 )
 zones = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 instants = st.datetimes(datetime(1970, 1, 3), datetime(5138, 1, 1), timezones=zones)  # noqa: DTZ001
+# Much later, the library's float of the instant may round up to the next second.
+soon = st.datetimes(datetime(1970, 1, 3), datetime(2100, 1, 1), timezones=zones)  # noqa: DTZ001
 keys = st.binary(min_size=24, max_size=64).map(lambda b: "whsec_" + base64.b64encode(b).decode())
 
 
@@ -100,7 +102,7 @@ def test_what_is_signed_is_proven(
     assert proven == Verified(delivery_id, sent_at.replace(microsecond=0))
 
 
-@given(ids, instants, st.text(st.characters(codec="utf-8")), keys)
+@given(ids, soon, st.text(st.characters(codec="utf-8")), keys)
 def test_signing_agrees_with_the_library(
     delivery_id: str, sent_at: datetime, body: str, key: str
 ) -> None:
