@@ -8,7 +8,7 @@ say how to ask after it; `@provider.parse` translates webhooks. Functions may be
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
@@ -25,7 +25,6 @@ from agentflow.core.events import (
     Succeeded,
 )
 from agentflow.core.policy import Abilities, Policy
-from agentflow.core.results import Result
 from agentflow.errors import PluginError, ProviderFailure
 from agentflow.types import Json
 
@@ -240,6 +239,3 @@ def default_type(delivery: Delivery) -> str | None:
     return next(
         (body[k] for k in ("type", "event", "status") if isinstance(body.get(k), str)), None
     )
-
-
-Returned: TypeAlias = Outcome | Result | Json | Awaitable[Outcome | Result | Json]

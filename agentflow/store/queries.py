@@ -11,7 +11,7 @@ import structlog
 from tortoise.connection import get_connection
 from tortoise.exceptions import BaseORMException
 
-from agentflow.core.job import FINAL, Status
+from agentflow.core.job import FINAL
 from agentflow.errors import NotFound, StoreUnavailable
 from agentflow.store.rows import Row, instant, loads
 from agentflow.store.sql import Sql
@@ -222,18 +222,6 @@ async def get_handler_run(tenant: str, id: str) -> JsonObject:
     if not rows:
         raise NotFound(f"There is no run {id}")
     return _instants(dict(rows[0]))
-
-
-async def counts(tenant: str) -> dict[str, int]:
-    """How many jobs there are in each status."""
-    sql = Reader()
-    rows = await sql.rows(
-        'SELECT "status", COUNT(*) AS "n" FROM "agentflow_jobs"'
-        f' WHERE "tenant" = {sql.mark(1)} GROUP BY "status"',
-        [tenant],
-    )
-    found = {r["status"]: r["n"] for r in rows}
-    return {status.value: found.get(status.value, 0) for status in Status}
 
 
 async def oldest_due(now: datetime) -> float | None:
