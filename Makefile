@@ -19,7 +19,7 @@ help: ## show this list
 demo: .venv/.stamp ## see a job travel from submit to result; needs no key and no server
 	@.venv/bin/agentflow demo $(ARGS)
 
-test: .venv/.stamp ## run the tests; needs no server
+test: .venv/.stamp ## run the tests; they start PostgreSQL and Redis, and as root on Debian install them
 	@.venv/bin/python -m pytest $(ARGS)
 
 check: .venv/.stamp ## lint, formatting, types, import contracts, architecture tests
@@ -68,9 +68,8 @@ clean: ## remove .venv, caches and builds; jobs and files in .agentflow stay
 	touch $@
 
 # Locked besides what the pyproject files ask for: `editables` installs the working tree without
-# a build of its own; `async-timeout` is what redis wants on Python 3.11.0 to 3.11.2; the rest
-# is for PostgreSQL and Redis.
-LOCK_ALSO := editables async-timeout asyncpg taskiq-redis
+# a build of its own; `async-timeout` is what redis wants on Python 3.11.0 to 3.11.2.
+LOCK_ALSO := editables async-timeout
 
 define LOCK_INPUTS
 import pathlib, sys, tomllib

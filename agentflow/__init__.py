@@ -17,6 +17,7 @@ _PLACES = {
     "Accepted": "agentflow.core.events",
     "AgentFlow": "agentflow.app",
     "Artifact": "agentflow.core.results",
+    "AsyncClient": "agentflow.client",
     "AuthenticationFailed": "agentflow.errors",
     "Call": "agentflow.worker.call",
     "CallTimeout": "agentflow.errors",
@@ -60,6 +61,7 @@ __all__ = sorted([*_PLACES, "__version__"])  # read by a test and by `dir`
 
 if TYPE_CHECKING:
     from agentflow.app import AgentFlow as AgentFlow
+    from agentflow.client import AsyncClient as AsyncClient
     from agentflow.client import Client as Client
     from agentflow.core.events import Accepted as Accepted
     from agentflow.core.events import Canceled as Canceled

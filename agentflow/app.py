@@ -21,7 +21,7 @@ from agentflow.plugins.discovery import discover
 from agentflow.runtime import Runtime
 from agentflow.settings import Settings, load_settings
 from agentflow.store.database import Models
-from agentflow.store.sqlite import current_transaction
+from agentflow.store.transactions import current_transaction
 from agentflow.types import DEFAULT_TENANT, JobId, Json, JsonObject
 from agentflow.web.context import Context
 from agentflow.web.jobs import command

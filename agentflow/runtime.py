@@ -3,39 +3,63 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 import structlog
+from tortoise.connection import get_connection
+from tortoise.exceptions import BaseORMException
 
 from agentflow.artifacts import FolderStore
+from agentflow.clock import Clock
 from agentflow.core.job import Status
 from agentflow.core.providers import Task
 from agentflow.core.submission import JobSpec, NewJob, prepare, prepare_adopted
 from agentflow.errors import InvalidInput, NotFound
 from agentflow.plugins.catalogue import Catalogue
 from agentflow.settings import Settings
-from agentflow.store.database import Database, DirectoryLock, Models
+from agentflow.store.database import Database, DirectoryLock, Models, free_directory
 from agentflow.store.intake import Doorbell, Intake
+from agentflow.store.sql import Sql
+from agentflow.store.transactions import detached
 from agentflow.transport.bus import Bus
 from agentflow.transport.conversation import Message
 from agentflow.transport.local import LocalBroker, LocalConversation
-from agentflow.types import Clock
+from agentflow.types import JobId, new_id
 from agentflow.web.context import Context
-from agentflow.worker.serving import Serving, register
+from agentflow.worker.serving import Serving, cancel, register
 from agentflow.worker.spool import Spool
 from agentflow.worker.worker import Worker
 from agentflow.writer.handlers import Handlers
 from agentflow.writer.tools import Tools
-from agentflow.writer.writer import Writer
+from agentflow.writer.writer import CATCH_UP, Writer
+
+if TYPE_CHECKING:
+    from agentflow.transport.redis import RedisTransport
 
 log = structlog.get_logger(__name__)
 
+ROLES = frozenset({"web", "worker", "writer"})
+
+CLOCK_EVERY = 10.0
+"""Seconds between two looks at the database's clock."""
+
 
 class Runtime:
-    """Web, worker and writer of one process on one data directory."""
+    """The roles of one process: web, worker and writer, or one of them.
+
+    The parts of a role that is not played are not there: a worker has no `database`, a web process
+    no `writer`.
+    """
+
+    database: Database
+    conversation: LocalConversation
+    writer: Writer
+    tools: Tools
+    worker: Worker
+    serving: Serving
+    intake: Intake
 
     def __init__(
         self,
@@ -44,43 +68,25 @@ class Runtime:
         catalogue: Catalogue,
         handlers: Handlers,
     ) -> None:
-        self.settings = settings
-        self.clock = Clock()
-        self.bus = Bus()
-        self.catalogue = catalogue
-        self.lock = DirectoryLock(settings.data_dir)
-        self.database = Database(
-            settings.data_dir / "agentflow.db",
-            models,
-            synchronous=settings.synchronous,
-            transaction_limit=settings.transaction_limit,
-        )
-        self.broker = LocalBroker()
-        self.conversation = LocalConversation()
-        self.artifacts = FolderStore(settings.data_dir / "artifacts")
-        self.tools = Tools(
-            self.catalogue,
-            handlers,
-            self.prepare,
-            self.broker.room,
-            settings.handler_budget,
-            settings.handler_timeout,
-            settings.park_for,
-        )
-        self.writer = Writer(self.tools, self.conversation, self.broker, self.clock, self.bus.told)
-        self.worker = Worker(
-            self.catalogue,
-            self.conversation,
-            self.artifacts,
-            Spool(settings.data_dir / "spool.jsonl"),
-            self.clock,
-            max_result=settings.max_result,
-            max_artifact=settings.max_artifact,
-            allow_downloads=settings.allow_downloads,
-        )
-        register(self.broker, self.worker)
-        self.serving = Serving(self.broker, self.worker, settings.concurrency)
+        self.settings, self.catalogue, self.handlers = settings, catalogue, handlers
+        self.roles = ROLES if settings.mode == "all" else frozenset({settings.mode})
+        self.clock, self.bus = Clock(), Bus()
+        self.lock = self._lock()
+        self.artifacts = FolderStore(settings.artifacts_dir or settings.data_dir / "artifacts")
+        self._tasks: list[asyncio.Task[None]] = []
+        self.name = new_id("worker")
+        self.redis = self._redis()
+        self.broker: LocalBroker | RedisTransport = self.redis or LocalBroker()
+        if self.redis is None:
+            self.conversation = LocalConversation()
+        if self.roles - {"worker"}:
+            role: Literal["writer", "web"] = "writer" if "writer" in self.roles else "web"
+            self.database = Database(settings, models, role=role)
         self.intake = Intake(_Bell(self))
+        if "writer" in self.roles:
+            self._make_writer()
+        if "worker" in self.roles:
+            self._make_worker()
         self.context = Context(
             settings,
             self.catalogue,
@@ -91,7 +97,86 @@ class Runtime:
             self.prepare,
             self.missing,
         )
-        self._tasks: list[asyncio.Task[None]] = []
+
+    def _lock(self) -> DirectoryLock:
+        """On the directory that is this process's own. Workers on one machine take one each, and
+        find there what their predecessor did not get confirmed."""
+        if self.settings.redis_url is not None and "worker" in self.roles:
+            return free_directory(self.settings.data_dir, "worker")
+        return DirectoryLock(self.settings.data_dir)
+
+    def _redis(self) -> RedisTransport | None:
+        url = self.settings.redis_url
+        if url is None:
+            return None
+        from agentflow.transport.redis import RedisTransport  # the embedded default has no Redis
+
+        queues = sorted(self.catalogue.providers)
+        if self.roles == {"worker"} and self.settings.queues:
+            queues = [q for q in queues if q in self.settings.queues]
+        secret = url.get_secret_value()
+        return RedisTransport(secret, self.name, queues, self.bus, self._free)
+
+    def _make_writer(self) -> None:
+        settings = self.settings
+        self.tools = Tools(
+            self.catalogue,
+            self.handlers,
+            self.prepare,
+            self.broker.room,
+            settings.handler_budget,
+            settings.handler_timeout,
+            settings.park_for,
+        )
+        heard = self.redis.writer_side if self.redis else self.conversation
+        self.writer = Writer(
+            self.tools, heard, self.broker, self.clock, self.told, shared=self.shared
+        )
+        if self.redis:
+            self.redis.writer_side.gap = self._gap
+
+    def _make_worker(self) -> None:
+        settings = self.settings
+        spoken = self.redis.worker_side if self.redis else self.conversation
+        self.worker = Worker(
+            self.catalogue,
+            spoken,
+            self.artifacts,
+            Spool(self.lock.directory / "spool.jsonl"),
+            self.clock,
+            id=self.name,
+            max_result=settings.max_result,
+            max_artifact=settings.max_artifact,
+            allow_downloads=settings.allow_downloads,
+        )
+        if self.redis:
+            self.redis.worker_side.stop = self.worker.stop_attempt
+        register(self.broker, self.worker)
+        self.serving = Serving(self.broker, self.worker, settings.concurrency)
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may write to the same database."""
+        return self.settings.database_url is not None
+
+    def _free(self) -> int:
+        return self.settings.concurrency - self.worker.busy
+
+    def _gap(self, lost: bool) -> None:
+        self.writer.deaf(CATCH_UP, broker_is_empty=lost)
+
+    def told(self, jobs: Sequence[JobId]) -> None:
+        """After a commit, these jobs changed: tell those who wait, here and elsewhere."""
+        self.bus.told(jobs)
+        if self.redis:
+            self.redis.writer_side.tell(jobs)
+
+    def ring(self) -> None:
+        """Something was stored for the writer to read."""
+        if "writer" in self.roles:
+            self.writer.ring()
+        elif self.redis:
+            self.redis.ring()
 
     def prepare(self, spec: JobSpec, tenant: str) -> NewJob:
         """Check a submission against the catalogue. Raises `InvalidInput`."""
@@ -126,38 +211,77 @@ class Runtime:
 
     async def start(self) -> None:
         """Lock, open, hear what the last process left behind, then begin."""
-        self.lock.take()
+        if self.roles & {"worker"} or not self.shared:  # the spool and SQLite have one owner
+            self.lock.take()
         try:
-            await self.database.open()
-            await self.artifacts.start()
-            self._tasks = [asyncio.create_task(self.writer.run(), name="agentflow-writer")]
-            await self.worker.recover()
-            await self.writer.recover()
+            await self._open()
+            await self._begin()
         except BaseException:
             await self._end()
             raise
-        self._tasks.append(asyncio.create_task(self.writer.owed.run(), name="agentflow-owed"))
-        self.serving.start()
         self._announce()
 
+    async def _open(self) -> None:
+        if self.roles - {"worker"}:
+            await self.database.open(migrate=self.roles == ROLES)
+            if self.shared:
+                await self._set_clock()
+                self._tasks.append(spawn(self._keep_clock(), "agentflow-clock"))
+        await self.artifacts.start()
+        if self.redis:
+            await self.redis.start(self.roles)
+
+    async def _begin(self) -> None:
+        if "writer" in self.roles:
+            self._tasks.append(spawn(self.writer.run(), "agentflow-writer"))
+            if self.shared:
+                await self.writer.begin(broker_is_empty=self.redis is None)
+            elif "worker" in self.roles:
+                await self.worker.recover()
+                await self.writer.recover(self.conversation.report)
+            self._tasks.append(spawn(self.writer.owed.run(), "agentflow-owed"))
+        if "worker" in self.roles:
+            if self.shared or self.redis:
+                self._tasks.append(spawn(self.worker.recover(), "agentflow-recovery"))
+            self.serving.start()
+
     async def stop(self) -> None:
-        await self.serving.stop(self.settings.grace)
+        if "worker" in self.roles:
+            await self.serving.stop(self.settings.grace)
         await self.intake.close()
-        await self.writer.stop()
+        if "writer" in self.roles:
+            await self.writer.stop()
         await self._end()
 
     def missing(self) -> list[str]:
         """What keeps this process from being ready."""
-        names = [t.get_name() for t in self._tasks if t.done()]
-        return [f"{name} has stopped" for name in names] or ([] if self._tasks else ["not started"])
+        tasks = [t for t in self._tasks if t.get_name() != "agentflow-recovery"]
+        if "worker" in self.roles:
+            tasks += self.serving.tasks
+        said = [f"{task.get_name()} has stopped" for task in tasks if task.done()]
+        said += self.redis.missing if self.redis else []
+        return said or ([] if self._tasks or self.redis else ["not started"])
+
+    async def _set_clock(self) -> None:
+        await Sql(get_connection("default")).now(self.clock)
+
+    async def _keep_clock(self) -> None:
+        """Deadlines and alarms are kept by the database's clock, wherever they are set."""
+        while True:
+            await asyncio.sleep(CLOCK_EVERY)
+            try:
+                await self._set_clock()
+            except BaseORMException as error:
+                log.debug("The database does not tell the time", error=str(error)[:200])
 
     async def _end(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await task
-        await self.worker.close()
-        await self.database.close()
+        await cancel(self._tasks)
+        if "worker" in self.roles:
+            await self.worker.close()
+        if self.redis:
+            await self.redis.stop()
+        if self.roles - {"worker"}:
+            await self.database.close()
         self.lock.release()
 
     def _announce(self) -> None:
@@ -173,7 +297,7 @@ class Runtime:
 
     def _never_told(self) -> Iterator[str]:
         """What handlers wait for that cannot come: a typing error, or a plugin left out."""
-        handlers = self.tools.handlers
+        handlers = self.handlers
         for task in {task for task, _ in handlers.by_task if task != "*"}:
             try:
                 self.catalogue.task(task)
@@ -191,23 +315,38 @@ class _Bell(Doorbell):
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._sending: set[asyncio.Task[None]] = set()
+        self._new: list[Message] = []
+        self._sending: asyncio.Task[None] | None = None
 
-    def room(self) -> bool:
-        return self._runtime.broker.room() > len(self._sending)
+    def room(self, queue: str) -> bool:
+        return self._runtime.broker.room(queue) > len(self._new)
 
     def new_job(self, new: NewJob) -> None:
         """Straight to the broker if its next ring is set for later, else the writer sends it."""
         job = new.job
         rung = job.check_at is not None and job.check_at > job.created_at
         if job.status is not Status.QUEUED or not rung:
-            self._runtime.writer.ring()
+            self._runtime.ring()
             return
         input = orjson.loads(new.input)
-        message = Message(job.id, job.attempt, job.current.token, job.task, input, job.deadline)
-        sending = asyncio.ensure_future(self._runtime.broker.send(message))
-        self._sending.add(sending)
-        sending.add_done_callback(self._sending.discard)
+        self._new.append(
+            Message(
+                job.id, job.attempt, job.current.token, job.task, input, job.deadline,
+                new.priority, new.trace,
+            )
+        )  # fmt: skip
+        if self._sending is None or self._sending.done():
+            self._sending = spawn(self._send(), "agentflow-bell")
 
     def inbox(self) -> None:
-        self._runtime.writer.ring()
+        self._runtime.ring()
+
+    async def _send(self) -> None:
+        while self._new:
+            new, self._new = self._new, []
+            await self._runtime.broker.send(new, ())
+
+
+def spawn(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    """A task of the process, outside of whatever transaction its starter is in."""
+    return asyncio.create_task(work, name=name, context=detached())

@@ -19,11 +19,46 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="AGENTFLOW_", extra="ignore", frozen=True)
 
-    mode: Literal["all"] = Field("all", description="Which roles this process plays.")
+    mode: Literal["all", "web", "worker", "writer"] = Field(
+        "all", description="Which roles this process plays."
+    )
     data_dir: Path = Field(
         Path(".agentflow"), description="Where the database, the files and the spool live."
     )
-    host: str = Field("127.0.0.1", description="Address to listen on; loopback only for now.")
+    database_url: SecretStr | None = Field(
+        None,
+        description="`postgres://user:password@host/name`. Unset: SQLite in the data directory.",
+    )
+    writer_database_url: SecretStr | None = Field(
+        None, description="The writer's own login, where it is not that of `database_url`."
+    )
+    redis_url: SecretStr | None = Field(
+        None,
+        description="`redis://:password@host/0`, `rediss://` with TLS. Unset: everything in one "
+        "process.",
+    )
+    queues: frozenset[str] = Field(
+        frozenset(), description="The providers this worker serves; empty: all that are installed."
+    )
+    artifacts_dir: Path | None = Field(
+        None,
+        description="Where the files live, shared by all workers and web processes. Unset: in the "
+        "data directory.",
+    )
+    keep_jobs: float | None = Field(
+        None, gt=0, description="Days after which a final job goes, with its history and files."
+    )
+    keep_bodies: float = Field(
+        30.0, gt=0, description="Days after which the body of a delivery that was read goes."
+    )
+    keep_deliveries: float | None = Field(
+        None,
+        gt=0,
+        description="Days after which a delivery goes, and with it the memory of its id.",
+    )
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; others than loopback ask for API keys."
+    )
     port: int = Field(8700, ge=0, le=65535, description="Port to listen on.")
     public_url: str | None = Field(
         None,
@@ -54,6 +89,16 @@ class Settings(BaseSettings):
     )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
     api_key: SecretStr | None = Field(None, description="Sent by the command line to a server.")
+    require_keys: bool | None = Field(
+        None, description="Whether the API is closed to requests without an API key."
+    )
+    rate_limit: str | None = Field(
+        None,
+        description="Requests of one API key, or of one address without: `100/second;2000/minute`.",
+    )
+    max_backlog: int = Field(
+        1_000_000, ge=1, description="Jobs of a tenant that may wait; then submits get 503."
+    )
 
     @field_validator("public_url")
     @classmethod
@@ -65,11 +110,50 @@ class Settings(BaseSettings):
             raise ValueError("it is http(s)://host[/path], without a query")
         return value.rstrip("/")
 
+    @field_validator("rate_limit")
+    @classmethod
+    def _rate(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        from limits import parse_many  # slow to import, and seldom needed
+
+        try:
+            parse_many(value)
+        except ValueError:
+            raise ValueError("it is like 100/second;2000/minute") from None
+        return value
+
+    @field_validator("database_url", "writer_database_url")
+    @classmethod
+    def _postgres(cls, value: SecretStr | None) -> SecretStr | None:
+        return _url(value, {"postgres", "postgresql"}, "postgres://user:password@host:port/name")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: SecretStr | None) -> SecretStr | None:
+        return _url(value, {"redis", "rediss", "unix"}, "redis://:password@host:port/0")
+
+    def database(self, role: str) -> str | None:
+        """The PostgreSQL URL of this role, or None for SQLite."""
+        own = self.writer_database_url if role == "writer" else None
+        chosen = own or self.database_url
+        return chosen.get_secret_value() if chosen else None
+
     @property
     def url(self) -> str:
         """Where a client on this machine finds the server."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
+
+
+def _url(value: SecretStr | None, schemes: set[str], form: str) -> SecretStr | None:
+    """An empty variable is none. The value is never quoted: it holds a password."""
+    if value is None or not value.get_secret_value():
+        return None
+    parts = urlsplit(value.get_secret_value())
+    if parts.scheme not in schemes or not (parts.hostname or parts.path):
+        raise ValueError(f"it is {form}")
+    return value
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -82,9 +166,10 @@ def load_settings(**overrides: object) -> Settings:
             for e in error.errors(include_input=False)
         )
         raise SettingsError(f"These settings are wrong. {wrong}") from None
-    if settings.host not in LOOPBACK:
+    if settings.host not in LOOPBACK and settings.require_keys is not True:
         raise SettingsError(
-            f"AGENTFLOW_HOST={settings.host}: this version has no API keys, so it listens on"
-            " loopback only. Put a tunnel or a proxy in front for the webhooks."
+            f"AGENTFLOW_HOST={settings.host}: without API keys only this machine may come in. Set"
+            " AGENTFLOW_REQUIRE_KEYS=true and make a key with: agentflow keys create NAME. Or"
+            " listen on 127.0.0.1 and put a tunnel or a proxy in front for the webhooks."
         )
     return settings

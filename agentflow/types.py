@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, NewType, TypeAlias
 
 from uuid_utils.compat import uuid7
@@ -35,17 +35,3 @@ def new_id(prefix: str) -> str:
 
 def utcnow() -> datetime:
     return datetime.now(UTC)
-
-
-class Clock:
-    """The time of this process, which tests may advance."""
-
-    def __init__(self) -> None:
-        self._ahead = timedelta()
-
-    def now(self) -> datetime:
-        """Aware, in UTC."""
-        return utcnow() + self._ahead
-
-    def advance(self, seconds: float) -> None:
-        self._ahead += timedelta(seconds=seconds)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentflow.cli import deliveries, dev, doctor, here, jobs, submit
+from agentflow.cli import audit, deliveries, dev, doctor, here, jobs, keys, submit
 from agentflow.types import VERSION
 
 EPILOG = (
@@ -46,8 +46,10 @@ program.command("submit")(submit.submit)
 program.add_typer(jobs.commands, name="jobs")
 program.add_typer(deliveries.commands, name="deliveries")
 program.add_typer(deliveries.handlers, name="handlers")
+program.add_typer(keys.commands, name="keys")
 program.command("plugins")(here.plugins)
 program.command("migrate")(here.migrate)
+program.command("audit")(audit.audit)
 program.command("doctor")(doctor.doctor)
 
 

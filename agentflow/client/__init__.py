@@ -6,31 +6,57 @@
             print(event.status, event.progress)
         print(job.result(timeout=60).output)
 
-What it raises is its own, not what `agentflow.errors` holds under the same names.
+`AsyncClient` has the same names: `async with`, `await`, `async for`. What both raise is their own,
+not what `agentflow.errors` holds under the same names.
 """
 
 from __future__ import annotations
 
+from agentflow.client.answers import Bulk, Event, FeedEvent, FeedPage, Result
+from agentflow.client.async_client import AsyncClient
 from agentflow.client.client import Client
 from agentflow.client.errors import (
     ApiError,
     ClientError,
+    Conflict,
     Error,
+    Forbidden,
+    InvalidRequest,
     JobFailed,
     JobTimeout,
+    NotFound,
     ServerUnreachable,
+    TooManyRequests,
+    Unauthorized,
+    Unavailable,
 )
-from agentflow.client.job import Event, Job, Result
+from agentflow.client.job import AsyncJob, Job
+from agentflow.client.routes import JobFilter, JobOptions, JobRequest
 
 __all__ = [
     "ApiError",
+    "AsyncClient",
+    "AsyncJob",
+    "Bulk",
     "Client",
     "ClientError",
+    "Conflict",
     "Error",
     "Event",
+    "FeedEvent",
+    "FeedPage",
+    "Forbidden",
+    "InvalidRequest",
     "Job",
     "JobFailed",
+    "JobFilter",
+    "JobOptions",
+    "JobRequest",
     "JobTimeout",
+    "NotFound",
     "Result",
     "ServerUnreachable",
+    "TooManyRequests",
+    "Unauthorized",
+    "Unavailable",
 ]

@@ -1,65 +1,44 @@
-"""A job seen from outside."""
+"""A job seen from outside, blocking and asynchronous."""
 
 from __future__ import annotations
 
+import inspect
+import json
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
-from datetime import datetime
-from typing import Any, Self, TypeVar
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
+from typing import Any, Self, TypeAlias
 
+from agentflow.client import routes
+from agentflow.client.answers import FINAL, Event, Result, known
 from agentflow.client.errors import Error, JobFailed, JobTimeout
-from agentflow.client.wire import FINAL, Wire, place
+from agentflow.client.transport import finish, walk
+from agentflow.client.wire import Wire
 
 LONGEST_WAIT = 30.0
 """Seconds one request waits for the end of a job."""
 
-T = TypeVar("T")
+NEWS = 1.0
+"""Seconds one request waits while somebody wants to hear of progress."""
+
+EAGER = 0.5
+"""Seconds between two questions to a server that does not wait."""
+
+OnProgress: TypeAlias = Callable[[float | None, str | None], object]
+"""Called with the fraction (0..1) and the message, each None until known."""
+
+_News: TypeAlias = tuple[float | None, str | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a job came to. Each of `artifacts` has `id`, `name`, `media_type`, `size`, `status`."""
-
-    output: Any = None
-    text: str | None = None
-    artifacts: list[dict[str, Any]] = field(default_factory=list)
-    usage: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One entry of a job's history. `status` is the job's after it; `progress` lies in 0..1."""
-
-    seq: int
-    event: str
-    source: str
-    disposition: str
-    reason: str
-    status: str
-    at: datetime
-    said: dict[str, Any]
-    progress: float | None = None
-    message: str | None = None
-
-    @classmethod
-    def read(cls, data: dict[str, Any]) -> Event:
-        """From the entry's JSON."""
-        progress = data.get("progress") or {}
-        told = {"progress": progress.get("fraction"), "message": progress.get("message")}
-        return _read(cls, {**data, **told, "at": datetime.fromisoformat(data["at"])})
-
-
-class Job:
-    """A job at the server; `data` is the job as the API showed it last."""
+class JobView:
+    """What both kinds of job have. `data` is the job as the API showed it last."""
 
     def __init__(self, wire: Wire, data: dict[str, Any]) -> None:
         self._wire, self.data = wire, data
         self.id: str = data["id"]
-        self._path = place("/v1/jobs", self.id)
 
     def __repr__(self) -> str:
-        return f"<Job {self.id} {self.status}>"
+        return f"<{type(self).__name__} {self.id} {self.status}>"
 
     @property
     def status(self) -> str:
@@ -71,50 +50,126 @@ class Job:
 
     @property
     def error(self) -> Error | None:
-        said = self.data["error"]
-        return _read(Error, said) if said else None
+        said = self.data.get("error")
+        return known(Error, said) if said else None
+
+    async def _read(self, wait: float = 0.0, until: float = float("inf")) -> Self:
+        self.data = await self._wire.ask(routes.job(self.id, wait), until)
+        return self
+
+    async def _cancel(self) -> Self:
+        self.data = await self._wire.ask(routes.cancel(self.id))
+        return self
+
+    async def _outcome(self, timeout: float | None, on_progress: OnProgress | None) -> Result:
+        until = time.monotonic() + (float("inf") if timeout is None else timeout)
+        longest = LONGEST_WAIT if on_progress is None else NEWS
+        told = await _tell(on_progress, (None, None), self.data)
+        while not self.final:
+            left = max(0.0, until - time.monotonic())
+            await self._look(min(left, longest), until)
+            told = await _tell(on_progress, told, self.data)
+            if time.monotonic() >= until and not self.final:
+                raise JobTimeout(f"Job {self.id} is still {self.status} after {timeout} seconds")
+        if "result" not in self.data:  # one of `submit_many`, final before
+            await self._read()
+        if self.status != "succeeded":
+            raise JobFailed(self.id, self.status, self.error)
+        return known(Result, self.data["result"])
+
+    async def _look(self, wait: float, until: float) -> None:
+        """Read the job when it is final or after `wait` seconds. A server that does not wait is
+        not asked again at once."""
+        began = time.monotonic()
+        await self._read(wait, until)
+        early = min(wait, EAGER) - (time.monotonic() - began)
+        if early > 0 and not self.final:
+            await self._wire.sleep(early)
+
+    async def _events(self, after: int) -> AsyncGenerator[Event, None]:
+        cursor = str(after) if after >= 0 else None
+        async with aclosing(self._wire.live(routes.events(self.id), cursor)) as messages:
+            async for message in messages:
+                event = Event.read(json.loads(message.data))
+                yield event
+                if event.ends:
+                    return
+
+    async def _history(self) -> list[Event]:
+        entries = self._wire.items(routes.history(self.id), cursor="after")
+        return [Event.read(entry) async for entry in entries]
+
+
+class Job(JobView):
+    """A job at the server, for code that blocks."""
 
     def refresh(self, wait: float = 0.0) -> Self:
         """Read it again; with `wait`, at its end or after so many seconds (the server may cut)."""
-        params = {"wait": wait} if wait else None
-        self.data = self._wire.get(self._path, params, wait)
-        return self
+        return finish(self._read(wait))
 
-    def result(self, timeout: float | None = None) -> Result:
-        """Wait for the end, at most `timeout` seconds. Raises `JobFailed` or `JobTimeout`."""
-        until = time.monotonic() + (float("inf") if timeout is None else timeout)
-        while not self.final:
-            left = until - time.monotonic()
-            if left < 0:
-                raise JobTimeout(f"Job {self.id} is still {self.status} after {timeout} seconds")
-            self.refresh(min(left, LONGEST_WAIT))
-        if self.status != "succeeded":
-            raise JobFailed(self.id, self.status, self.error)
-        return _read(Result, self.data["result"])
+    def result(
+        self, timeout: float | None = None, *, on_progress: OnProgress | None = None
+    ) -> Result:
+        """Wait for the end, at most `timeout` seconds. Raises `JobFailed` or `JobTimeout`.
+
+        It asks by bounded long polls, with `on_progress` every second: what changes faster is
+        told once, as it was last. `events` tells everything.
+        """
+        return finish(self._outcome(timeout, on_progress))
 
     def events(self, after: int = -1) -> Iterator[Event]:
         """Entries above `after`, those there are and those to come, until the job is final.
 
         A stream that breaks is taken up where it broke. Raises `ServerUnreachable`.
         """
-        return map(Event.read, self._wire.follow(self._path, after))
+        return walk(self._events(after))
 
     def history(self) -> list[Event]:
         """The entries so far, also those that came after the end."""
-        entries = self._wire.items(f"{self._path}/events", {}, cursor="after")
-        return [Event.read(entry) for entry in entries]
+        return finish(self._history())
 
     def cancel(self) -> Self:
         """Ask for its end; what comes of it shows in `status`."""
-        self.data = self._wire.post(f"{self._path}/cancel", repeatable=True)
-        return self
+        return finish(self._cancel())
 
-    def retry(self) -> Job:
-        """Submit a final job again, as a new one."""
-        return Job(self._wire, self._wire.post(f"{self._path}/retry"))
+    def retry(self, *, idempotency_key: str | None = None) -> Job:
+        """Submit a final job again, as a new one. A key is made up where none is given."""
+        return Job(self._wire, finish(self._wire.ask(routes.retry(self.id, idempotency_key))))
 
 
-def _read(cls: type[T], data: dict[str, Any]) -> T:
-    """What the class knows of the data: a newer server may say more."""
-    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]  # called with dataclasses
-    return cls(**{k: v for k, v in data.items() if k in known})
+class AsyncJob(JobView):
+    """A job at the server, for code that awaits. The methods are those of `Job`."""
+
+    async def refresh(self, wait: float = 0.0) -> Self:
+        return await self._read(wait)
+
+    async def result(
+        self, timeout: float | None = None, *, on_progress: OnProgress | None = None
+    ) -> Result:
+        """`on_progress` may be a coroutine function."""
+        return await self._outcome(timeout, on_progress)
+
+    def events(self, after: int = -1) -> AsyncGenerator[Event, None]:
+        """Who leaves the loop early closes the stream at once with `contextlib.aclosing`."""
+        return self._events(after)
+
+    async def history(self) -> list[Event]:
+        return await self._history()
+
+    async def cancel(self) -> Self:
+        return await self._cancel()
+
+    async def retry(self, *, idempotency_key: str | None = None) -> AsyncJob:
+        said = await self._wire.ask(routes.retry(self.id, idempotency_key))
+        return AsyncJob(self._wire, said)
+
+
+async def _tell(on_progress: OnProgress | None, told: _News, data: dict[str, Any]) -> _News:
+    """Call it if the job has news."""
+    progress = data.get("progress") or {}
+    news = (progress.get("fraction"), progress.get("message"))
+    if on_progress is not None and news != told:
+        said = on_progress(*news)
+        if inspect.isawaitable(said):
+            await said
+    return news

@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from typing import NamedTuple
 
 
-def lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    """Whole lines, ended by LF or CR LF and by nothing else: JSON may hold U+2028 as it is."""
-    rest = b""
-    for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
+class Message(NamedTuple):
+    """`id` is the last one heard, also where this message had none of its own."""
+
+    data: str
+    id: str | None
+
+
+class Parser:
+    """Takes bytes as they come and gives the messages they complete.
+
+    Lines end by LF or CR LF and by nothing else: JSON may hold U+2028 as it is. Comments are
+    skipped. What is cut off at the end is never given, nor is its id remembered. `last_id` is
+    where to go on; a message without data may set it too.
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._said: list[str] = []
+        self._id: str | None = None
+        self.last_id: str | None = None
+
+    def feed(self, chunk: bytes) -> Iterator[Message]:
+        *whole, self._rest = (self._rest + chunk).split(b"\n")
         for line in whole:
-            yield line.removesuffix(b"\r").decode()
+            yield from self._line(line.removesuffix(b"\r").decode())
 
-
-def messages(chunks: Iterable[bytes]) -> Iterator[str]:
-    """The data of each message. Comments are skipped, and so is a message cut off at the end."""
-    said: list[str] = []
-    for line in lines(chunks):
-        if not line:
-            if said:
-                yield "\n".join(said)
-            said = []
+    def _line(self, line: str) -> Iterator[Message]:
         name, _, value = line.partition(":")
-        if name == "data":
-            said.append(value.removeprefix(" "))
+        value = value.removeprefix(" ")
+        if not line:
+            self.last_id = self._id
+            if self._said:
+                yield Message("\n".join(self._said), self._id)
+            self._said = []
+        elif name == "data":
+            self._said.append(value)
+        elif name == "id" and "\0" not in value:
+            self._id = value or None

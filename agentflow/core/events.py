@@ -108,9 +108,11 @@ class Collected(Base):
 
 @dataclass(frozen=True, slots=True)
 class Abandoned(Base):
-    """The worker gave the attempt up without an outcome; `called` if its call may have left."""
+    """The worker gave the attempt up without an outcome; `called` if its call may have left.
+    `nonce` is the asking it was granted under; without one, whichever is."""
 
     called: bool
+    nonce: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

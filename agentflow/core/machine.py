@@ -63,7 +63,7 @@ from agentflow.core.transition import (
 )
 from agentflow.errors import ErrorKind
 
-MACHINE_VERSION = 1
+MACHINE_VERSION = 2
 
 
 def decide(job: Job, event: Event, now: datetime, random: bytes) -> Transition:
@@ -305,6 +305,8 @@ def on_collected(job: Job, event: Collected, now: datetime) -> Transition:
 def on_abandoned(job: Job, event: Abandoned, now: datetime, random: bytes) -> Transition:
     if event.attempt != job.attempt and not job.final:
         return ignored(job, "superseded")
+    if event.nonce is not None and event.nonce != job.current.nonce and not job.final:
+        return ignored(job, "not_granted")
     nameless = job.current.external_id is None
     unused = nameless and not event.called
     repeatable = nameless and job.policy.repeatable

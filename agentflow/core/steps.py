@@ -176,7 +176,8 @@ def unsure(
     """Bytes of an unrepeatable call may have left and nobody knows what they did."""
     if job.current.external_id is not None:
         return accepted(job, now, "found", rings=ask(job))
-    if not (job.abilities.find or job.abilities.webhooks):
+    silent = reason == "lease_lost"  # cut off, perhaps, and not dead: it reports when it is back
+    if not (job.abilities.find or job.abilities.webhooks or silent):
         return resolve_unknown(job, now, random, error)
     return move(
         job,

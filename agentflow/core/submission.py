@@ -67,6 +67,8 @@ class NewJob:
     idempotency_key: str | None
     request_hash: str | None
     retry_of: str | None
+    trace: str | None = None
+    """The W3C `traceparent` of the request, where it is traced."""
 
 
 def prepare(

@@ -81,6 +81,11 @@ class Catalogue:
         ready = self.of_task(task)
         return ready.verifier is not None and self.public_url is not None
 
+    def is_account_wide(self, provider: str) -> bool:
+        """Whether webhooks of this provider are told apart by its own ids alone."""
+        ready = self.providers.get(provider)
+        return ready is not None and ready.provider.webhooks == "account"
+
     def webhook_url(self, task: str, token: str) -> str | None:
         """What a provider with callbacks per request is told; None means polling only."""
         ready = self.of_task(task)

@@ -16,14 +16,16 @@ from agentflow.store.rows import changed_columns, dumps
 from agentflow.store.sql import Sql
 from agentflow.types import DEFAULT_TENANT
 
+# What a new job cannot have (a result, an end) is left out: on PostgreSQL the web role has no right
+# to write it.
 _JOB = [
     "id",
     "tenant",
     "task",
+    "queue",
     "status",
     "reason",
     "phase",
-    "ending",
     "attempt",
     "max_attempts",
     "policy",
@@ -36,13 +38,10 @@ _JOB = [
     "idempotency_key",
     "request_hash",
     "retry_of",
-    "progress",
-    "result",
-    "error",
+    "trace",
     "created_at",
     "deadline",
     "started_at",
-    "finished_at",
     "check_at",
     "checks",
     "wake_at",
@@ -111,7 +110,11 @@ class InboxEntry:
 
 
 async def insert_jobs(sql: Sql, jobs: Sequence[NewJob]) -> None:
-    """Store the jobs, each with its attempt, its tags and entry 0 of its history."""
+    """Store the jobs, each with its attempt, its tags and entry 0 of its history.
+
+    In the order of their keys, so that two groups that repeat each other do not wait crosswise.
+    """
+    jobs = sorted(jobs, key=lambda n: (n.job.tenant, n.idempotency_key or "", n.job.id))
     await sql.insert("agentflow_jobs", _JOB, [_job_values(n) for n in jobs])
     await sql.insert(
         "agentflow_attempts", ATTEMPT, [attempt_values(n.job, n.job.current) for n in jobs]
@@ -154,6 +157,7 @@ def _job_values(new: NewJob) -> list[Any]:
         "id": job.id,
         "tenant": job.tenant,
         "task": job.task,
+        "queue": job.provider,
         "max_attempts": job.max_attempts,
         "policy": dumps(job.policy),
         "abilities": dumps(job.abilities),
@@ -165,6 +169,7 @@ def _job_values(new: NewJob) -> list[Any]:
         "idempotency_key": new.idempotency_key,
         "request_hash": new.request_hash,
         "retry_of": new.retry_of,
+        "trace": new.trace,
         "created_at": job.created_at,
         "deadline": job.deadline,
     }

@@ -13,6 +13,7 @@ from datetime import timedelta
 
 import structlog
 from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.exceptions import IntegrityError
 from tortoise.transactions import in_transaction
 
 from agentflow.core.job import Status
@@ -21,7 +22,7 @@ from agentflow.core.transition import RING_EVERY
 from agentflow.errors import Conflict, StoreUnavailable, UsageError
 from agentflow.store.inserts import InboxEntry, insert_inbox, insert_jobs
 from agentflow.store.sql import Sql
-from agentflow.store.sqlite import current_transaction, detached, hold_limit
+from agentflow.store.transactions import current_transaction, detached, hold_limit
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +40,7 @@ class Stored:
 class Doorbell:
     """Who is told after the commit. Losing a ring loses nothing."""
 
-    def room(self) -> bool:
+    def room(self, queue: str) -> bool:  # noqa: ARG002 - of the provider's calls
         """Whether the broker takes a new job's message now, or the writer shall refill later."""
         return False
 
@@ -73,6 +74,11 @@ class Intake:
         """Store a delivery or a command. Raises `StoreUnavailable`."""
         return await self._add(entry)
 
+    async def add_all(self, items: Sequence[NewJob | InboxEntry]) -> list[Stored | BaseException]:
+        """Store many, and say of each in turn what `add_job` or `add_inbox` would have returned
+        or raised."""
+        return await asyncio.gather(*map(self._queued, items), return_exceptions=True)
+
     async def add_job_in(self, tx: BaseDBAsyncClient, new: NewJob) -> Stored:
         """Store a job in the caller's own transaction; the bell rings after its commit."""
         sql = Sql(tx)
@@ -93,6 +99,9 @@ class Intake:
             await asyncio.wait([self._flusher])
 
     async def _add(self, item: NewJob | InboxEntry) -> Stored:
+        return await self._queued(item)
+
+    def _queued(self, item: NewJob | InboxEntry) -> asyncio.Future[Stored]:
         if current_transaction() is not None:
             raise UsageError(
                 "A transaction is open in this task: give it to `submit` as `using_db=tx`, or do"
@@ -104,7 +113,7 @@ class Intake:
             self._flusher = asyncio.create_task(
                 self._flush(), name="agentflow-intake", context=detached()
             )
-        return await answer
+        return answer
 
     async def _flush(self) -> None:
         while self._waiting:
@@ -112,7 +121,8 @@ class Intake:
             try:
                 await self._commit(group)
             except Exception as error:  # each caller is told; the loop goes on
-                if len(group) > 1:
+                # Another process may have stored the same key meanwhile, which is seen now.
+                if len(group) > 1 or isinstance(error, IntegrityError):
                     await self._singly(group)
                 else:
                     _refuse(group[0], error)
@@ -184,7 +194,7 @@ class Intake:
     def _ring_now(self, new: NewJob) -> NewJob:
         """A queued job whose message goes out at once need not be rung for again so soon."""
         job = new.job
-        if job.status is not Status.QUEUED or not self._doorbell.room():
+        if job.status is not Status.QUEUED or not self._doorbell.room(job.provider):
             return new
         again = job.created_at + timedelta(seconds=RING_EVERY)
         return replace(new, job=replace(job, check_at=again))

@@ -15,9 +15,12 @@ OPEN_HAS_ALARM = "(status IN ('succeeded', 'failed', 'canceled', 'expired')) = (
 class JobRow(Model):
     """One job: what was asked, where it stands, and what it came to."""
 
+    # Migration 0002 adds partial indexes, for which Tortoise has no words, over open jobs.
+
     id = fields.CharField(max_length=36, primary_key=True)
     tenant = fields.CharField(max_length=64)
     task = fields.CharField(max_length=128)
+    queue = fields.CharField(max_length=40, db_default="")
     status = fields.CharField(max_length=12)
     reason = fields.CharField(max_length=64)
     phase = fields.CharField(max_length=16, null=True)
@@ -34,6 +37,7 @@ class JobRow(Model):
     idempotency_key = fields.CharField(max_length=255, null=True)
     request_hash = fields.CharField(max_length=64, null=True)
     retry_of = fields.CharField(max_length=36, null=True)
+    trace = fields.CharField(max_length=55, null=True)
     progress: fields.JSONField[Any] = fields.JSONField(null=True)
     result: fields.JSONField[Any] = fields.JSONField(null=True)
     error: fields.JSONField[Any] = fields.JSONField(null=True)
@@ -54,8 +58,7 @@ class JobRow(Model):
             Index(fields=["tenant", "status", "id"]),
             Index(fields=["tenant", "task", "id"]),
             Index(fields=["tenant", "entity", "id"]),
-            Index(fields=["wake_at"]),
-            Index(fields=["status", "priority", "id"]),
+            Index(fields=["finished_at"]),
         )
         constraints = (CheckConstraint(check=OPEN_HAS_ALARM, name="agentflow_open_has_alarm"),)
 
@@ -71,6 +74,7 @@ class TagRow(Model):
     class Meta:
         table = "agentflow_tags"
         unique_together = (("tenant", "tag", "job_id"),)
+        indexes = (Index(fields=["job_id"]),)
 
 
 class AttemptRow(Model):
@@ -94,7 +98,10 @@ class AttemptRow(Model):
 
 
 class HistoryRow(Model):
-    """One decision: the event, what it did, and all it depended on."""
+    """One decision: the event, what it did, and all it depended on.
+
+    `xact` orders the feed on PostgreSQL, where ids are not given in the order of the commits.
+    """
 
     id = fields.BigIntField(primary_key=True)
     job_id = fields.CharField(max_length=36)
@@ -113,10 +120,12 @@ class HistoryRow(Model):
     decided_at = fields.DatetimeField()
     random = fields.CharField(max_length=64)
     machine = fields.SmallIntField()
+    xact = fields.BigIntField(db_default=0)
 
     class Meta:
         table = "agentflow_history"
         unique_together = (("job_id", "seq"), ("job_id", "envelope_id"))
+        indexes = (Index(fields=["tenant", "xact", "id"]),)
 
 
 class InboxRow(Model):
@@ -146,6 +155,7 @@ class InboxRow(Model):
             Index(fields=["status", "id"]),
             Index(fields=["wake_at"]),
             Index(fields=["tenant", "kind", "id"]),
+            Index(fields=["received_at"]),
         )
 
 
@@ -182,4 +192,35 @@ class HandlerRunRow(Model):
 
     class Meta:
         table = "agentflow_handler_runs"
-        indexes = (Index(fields=["wake_at"]), Index(fields=["tenant", "status", "id"]))
+        indexes = (
+            Index(fields=["wake_at"]),
+            Index(fields=["tenant", "status", "id"]),
+            Index(fields=["job_id"]),
+        )
+
+
+class KeyRow(Model):
+    """An API key, without its secret: `hash` is the SHA-256 of it, in hexadecimal."""
+
+    id = fields.CharField(max_length=16, primary_key=True)
+    tenant = fields.CharField(max_length=64)
+    name = fields.CharField(max_length=100)
+    scope = fields.CharField(max_length=8)
+    hash = fields.CharField(max_length=64)
+    created_at = fields.DatetimeField()
+    expires_at = fields.DatetimeField(null=True)
+    revoked_at = fields.DatetimeField(null=True)
+
+    class Meta:
+        table = "agentflow_keys"
+
+
+class PauseRow(Model):
+    """A task or a provider whose queued jobs wait until somebody resumes it."""
+
+    target = fields.CharField(max_length=128, primary_key=True)
+    note = fields.CharField(max_length=200, null=True)
+    created_at = fields.DatetimeField()
+
+    class Meta:
+        table = "agentflow_pauses"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +28,11 @@ JOB = (
 _FROM = (
     'FROM "agentflow_jobs" j LEFT JOIN "agentflow_attempts" a'
     ' ON a."job_id" = j."id" AND a."number" = j."attempt"'
+)
+AGAIN = '"id", "task", "input", "entity", "priority", "tags", "metadata", "max_attempts", "status"'
+ENTRY = (
+    '"id", "job_id", "seq", "source", "event", "fields", "disposition", "reason", "status",'
+    ' "told_at", "decided_at", "patch"'
 )
 
 
@@ -82,8 +87,8 @@ async def get_input(tenant: str, id: str) -> Row:
     """What is needed to submit the job again. Raises `NotFound`."""
     sql = Reader()
     rows = await sql.rows(
-        'SELECT "task", "input", "entity", "priority", "tags", "metadata", "max_attempts", "status"'
-        f' FROM "agentflow_jobs" WHERE "tenant" = {sql.mark(1)} AND "id" = {sql.mark(2)}',
+        f'SELECT {AGAIN} FROM "agentflow_jobs"'
+        f' WHERE "tenant" = {sql.mark(1)} AND "id" = {sql.mark(2)}',
         [tenant, id],
     )
     if not rows:
@@ -102,9 +107,30 @@ async def job_of_request(tenant: str, idempotency_key: str, request_hash: str) -
     return rows[0]["id"] if rows else None
 
 
+async def jobs_of_keys(tenant: str, keys: Iterable[str]) -> dict[str, Row]:
+    """The jobs under these idempotency keys, by key: `id`, `status` and `request_hash`."""
+    sql = Reader()
+    rows = await sql.rows(
+        'SELECT "id", "status", "idempotency_key", "request_hash" FROM "agentflow_jobs"'
+        f' WHERE "tenant" = {sql.mark(1)} AND {sql.among("idempotency_key", 2)}',
+        [tenant, sql.array(keys)],
+    )
+    return {row["idempotency_key"]: row for row in rows}
+
+
 async def list_jobs(tenant: str, wanted: JobFilter) -> tuple[list[JsonObject], str | None]:
     """One page, newest first, and the cursor of the next."""
     sql = Reader()
+    join, where, values = conditions(sql, tenant, wanted)
+    rows = await sql.rows(
+        f'SELECT {JOB} {_FROM} {join} WHERE {where} ORDER BY j."id" DESC LIMIT {wanted.limit + 1}',
+        values,
+    )
+    return _page([job_view(r) for r in rows], wanted.limit)
+
+
+def conditions(sql: Sql, tenant: str, wanted: JobFilter) -> tuple[str, str, list[Any]]:
+    """What picks these jobs, called `j`: the joins, the condition and its parameters."""
     values: list[Any] = [tenant]
     where = [f'j."tenant" = {sql.mark(1)}']
 
@@ -123,20 +149,14 @@ async def list_jobs(tenant: str, wanted: JobFilter) -> tuple[list[JsonObject], s
     if wanted.tag is not None:
         join = 'JOIN "agentflow_tags" t ON t."job_id" = j."id" AND t."tenant" = j."tenant"'
         add('t."tag" = {}', wanted.tag)
-    rows = await sql.rows(
-        f"SELECT {JOB} {_FROM} {join} WHERE {' AND '.join(where)}"
-        f' ORDER BY j."id" DESC LIMIT {wanted.limit + 1}',
-        values,
-    )
-    return _page([job_view(r) for r in rows], wanted.limit)
+    return join, " AND ".join(where), values
 
 
 async def history(tenant: str, job: str, after: int = -1, limit: int = 1000) -> list[JsonObject]:
     """Entries of the job's history with `seq` above `after`, in order."""
     sql = Reader()
     rows = await sql.rows(
-        'SELECT "id", "job_id", "seq", "source", "event", "fields", "disposition", "reason",'
-        ' "status", "told_at", "decided_at", "patch" FROM "agentflow_history"'
+        f'SELECT {ENTRY} FROM "agentflow_history"'
         f' WHERE "job_id" = {sql.mark(1)} AND "tenant" = {sql.mark(2)} AND "seq" > {sql.mark(3)}'
         f' ORDER BY "seq" LIMIT {limit}',
         [job, tenant, after],

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
+from agentflow.clock import Clock
 from agentflow.store.rows import dumps
 
 
@@ -26,6 +28,19 @@ class Sql:
         if self.postgres:
             return f"{column} = ANY(${position}::{type}[])"
         return f"{column} IN (SELECT value FROM json_each(?))"
+
+    @property
+    def locking(self) -> str:
+        """Follows a SELECT in a transaction: lock what is found, and leave out what another
+        writer holds. SQLite's writer is alone."""
+        return " FOR UPDATE SKIP LOCKED" if self.postgres else ""
+
+    async def now(self, clock: Clock) -> datetime:
+        """The time of the database, by which `clock` is set; the machine's, where both are one."""
+        if not self.postgres:
+            return clock.now()
+        rows = await self.rows("SELECT clock_timestamp() AS now")
+        return clock.follow(rows[0]["now"])
 
     def array(self, values: Iterable[Any]) -> Any:
         return list(values) if self.postgres else dumps(list(values))

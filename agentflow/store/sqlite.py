@@ -21,7 +21,6 @@ import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from operator import methodcaller
 from typing import Any, NoReturn, TypeAlias, TypeVar, cast
@@ -35,10 +34,17 @@ from tortoise.backends.base.client import (
     TransactionContext,
 )
 from tortoise.backends.sqlite.client import SqliteClient
-from tortoise.connection import get_connections
 from tortoise.exceptions import IntegrityError, OperationalError, TransactionManagementError
 
 from agentflow.errors import UsageError
+from agentflow.store.transactions import (
+    current_transaction,
+    detached,
+    entered,
+    held,
+    hold_limit,
+    limit,
+)
 
 __all__ = [
     "EmbeddedClient",
@@ -90,42 +96,6 @@ _LOST = (
     "SQLite no longer has this transaction: an `OR ROLLBACK`, an interrupt or a full disk ended"
     " it. Nothing of it is stored."
 )
-
-_held: ContextVar[tuple[Transaction, ...]] = ContextVar("agentflow_transactions", default=())
-_limit: ContextVar[float | None] = ContextVar("agentflow_hold_limit")
-
-
-def current_transaction() -> Transaction | None:
-    """The innermost open transaction (or savepoint) this task runs in, else None."""
-    held = _held.get()
-    return held[-1] if held and not held[-1]._over() else None
-
-
-def detached() -> Context:
-    """A copy of this task's context without its transactions, open or ended.
-
-    For a task that serves others too, whoever happens to start it:
-    `asyncio.create_task(serve(), context=detached())`.
-    """
-    context = copy_context()
-    for tx in _held.get():
-        context.run(get_connections().set, tx.connection_name, tx._root)
-    context.run(_held.set, ())
-    return context
-
-
-@contextmanager
-def hold_limit(seconds: float | None) -> Iterator[None]:
-    """Replace the credential `hold_limit` for each `in_transaction()` called in the block.
-
-    For code that bounds its own work, as the writer does: `with hold_limit(None): async with
-    in_transaction() as tx: ...`. Savepoints have no limit of their own.
-    """
-    token = _limit.set(seconds)
-    try:
-        yield
-    finally:
-        _limit.reset(token)
 
 
 class _Statements(SqliteClient):
@@ -206,8 +176,7 @@ class EmbeddedClient(_Statements):
             await writer.close()
 
     def _in_transaction(self) -> TransactionContext:
-        limit = _limit.get(self.hold_limit)
-        return cast("TransactionContext", _transaction(self, limit))
+        return cast("TransactionContext", _transaction(self, limit.get(self.hold_limit)))
 
     async def execute_many(self, query: str, values: list[list[Any]]) -> None:
         await self._write(query, partial(_many_at_once, query, values))
@@ -232,7 +201,7 @@ class EmbeddedClient(_Statements):
             return await _run_in(self._connection, partial(_alone, step))
 
     def _refuse_inside(self) -> None:
-        if any(tx._root is self and not tx._over() for tx in _held.get()):
+        if any(tx.root is self and not tx.over() for tx in held.get()):
             raise UsageError(_INSIDE)
 
     async def _begin(self, limit: float | None) -> Transaction:
@@ -278,6 +247,10 @@ class Transaction(_Statements, TransactionalDBClient):
         self._queued: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def root(self) -> EmbeddedClient:
+        return self._root
+
     def after_commit(self, callback: Callable[[], object]) -> None:
         """Call `callback` once the outermost transaction is committed, and only then.
 
@@ -319,14 +292,14 @@ class Transaction(_Statements, TransactionalDBClient):
                 raise UsageError(top._ended) from exc
             raise
 
-    def _over(self) -> str:
+    def over(self) -> str:
         return self._ended or self._top._ended
 
     def _check(self) -> None:
-        if self._over():
-            raise UsageError(self._over())
+        if self.over():
+            raise UsageError(self.over())
         innermost = self._top._innermost
-        if innermost is not self and innermost not in _held.get():
+        if innermost is not self and innermost not in held.get():
             raise UsageError(_CROSSED)
 
     # The outermost transaction
@@ -389,14 +362,14 @@ class Transaction(_Statements, TransactionalDBClient):
     def _release(self) -> None:
         if self._top._innermost is not self:
             self._undo("was rolled back: a task had a savepoint open at its end")
-        if self._over():
-            raise UsageError(self._over())
+        if self.over():
+            raise UsageError(self.over())
         if self._outer is not None:
             self._outer._after_commit += self._after_commit
         self._leave([f"RELEASE {self._name}"], "has been released into its transaction")
 
     def _undo(self, why: str) -> None:
-        if not self._over():
+        if not self.over():
             self._leave([f"ROLLBACK TO {self._name}", f"RELEASE {self._name}"], why)
 
     def _leave(self, statements: list[str], why: str) -> None:
@@ -417,7 +390,7 @@ class Transaction(_Statements, TransactionalDBClient):
 async def _transaction(root: EmbeddedClient, limit: float | None) -> AsyncIterator[Transaction]:
     tx = await root._begin(limit)
     try:
-        with _entered(tx):
+        with entered(tx):
             yield tx
     except BaseException:
         tx._abandon("has been rolled back")
@@ -429,25 +402,12 @@ async def _transaction(root: EmbeddedClient, limit: float | None) -> AsyncIterat
 async def _savepoint(parent: Transaction) -> AsyncIterator[Transaction]:
     tx = parent._save()
     try:
-        with _entered(tx):
+        with entered(tx):
             yield tx
     except BaseException:
         tx._undo("has been rolled back to its savepoint")
         raise
     tx._release()
-
-
-@contextmanager
-def _entered(tx: Transaction) -> Iterator[None]:
-    """Make `tx` what this task's queries and its `in_transaction()` find."""
-    connections = get_connections()
-    token = connections.set(tx.connection_name, tx)
-    held = _held.set((*_held.get(), tx))
-    try:
-        yield
-    finally:
-        _held.reset(held)
-        connections.reset(token)
 
 
 @contextmanager

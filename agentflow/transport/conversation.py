@@ -6,6 +6,7 @@ commit. The same nonce or envelope id is answered the same again.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +26,8 @@ class Message:
     task: str
     input: Json
     deadline: datetime
+    priority: int = 0
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class Claim:
     attempt: int
     nonce: str
     worker: str
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,47 @@ class Chore:
     since: datetime
     deadline: datetime
     artifacts: Sequence[Mapping[str, Any]] = ()
+    worker: str | None = None
+    """Who holds the attempt: the one to tell for `stop`."""
+    trace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """This worker lives, and so do these attempts."""
+
+    worker: str
+    attempts: Sequence[tuple[JobId, int]]
+
+
+class Heard(Protocol):
+    """One thing said to the writer, and the way back to who said it."""
+
+    said: Claim | Envelope | Beat
+
+    def reply(self, value: Granted | Denied | None) -> None: ...
+
+
+class WriterSide(Protocol):
+    """How the writer hears. What is taken and never answered is said again by the worker."""
+
+    bell: asyncio.Event
+    """Rings when there is something to take, or when `ring` was called by another process."""
+
+    def take(self, most: int) -> list[Heard]: ...
+
+    def give_back(self, heard: Sequence[Heard]) -> None:
+        """To be taken again, before all else."""
+
+    @property
+    def empty(self) -> bool: ...
+
+    async def flush(self) -> None:
+        """Send the replies."""
+
+    async def heard_until(self) -> float | None:
+        """How many seconds ago the oldest thing was said that no writer has answered; 0 if there
+        is none, None while nobody can tell: then no silence is judged."""
 
 
 class WorkerSide(Protocol):
@@ -83,9 +128,7 @@ class WorkerSide(Protocol):
 class Broker(Protocol):
     """How the writer and the web role ring for work. A ring may be lost; alarms repeat it."""
 
-    def room(self) -> int:
-        """How many more unclaimed messages the queue takes now."""
+    def room(self, queue: str) -> int:
+        """How many more unclaimed messages the queue of this provider takes now."""
 
-    async def send(self, message: Message) -> None: ...
-
-    async def send_chore(self, chore: Chore) -> None: ...
+    async def send(self, messages: Sequence[Message], chores: Sequence[Chore]) -> None: ...

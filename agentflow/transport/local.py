@@ -12,7 +12,15 @@ import structlog
 from taskiq import AckableMessage, AsyncBroker, BrokerMessage
 
 from agentflow.core.events import Envelope
-from agentflow.transport.conversation import Chore, Claim, Denied, Granted, Message
+from agentflow.transport.conversation import (
+    Beat,
+    Chore,
+    Claim,
+    Denied,
+    Granted,
+    Heard,
+    Message,
+)
 from agentflow.types import JobId
 
 log = structlog.get_logger(__name__)
@@ -24,16 +32,8 @@ MAX_UNCLAIMED = 1000
 """How many messages wait in memory; further jobs wait in the database."""
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """This worker lives, and so do these attempts."""
-
-    worker: str
-    attempts: Sequence[tuple[JobId, int]]
-
-
 @dataclass(slots=True, eq=False)
-class Heard:
+class LocalHeard:
     """One thing said to the writer, and where its answer goes."""
 
     said: Claim | Envelope | Beat
@@ -60,7 +60,7 @@ class LocalConversation:
         await self._ask(envelope)
 
     def beat(self, worker: str, attempts: Sequence[tuple[JobId, int]]) -> None:
-        self._heard.append(Heard(Beat(worker, attempts)))
+        self._heard.append(LocalHeard(Beat(worker, attempts)))
         self.bell.set()
 
     def take(self, most: int) -> list[Heard]:
@@ -77,8 +77,14 @@ class LocalConversation:
     def empty(self) -> bool:
         return not self._heard
 
+    async def flush(self) -> None:
+        """Replies were taken where they were given."""
+
+    async def heard_until(self) -> float | None:
+        return 0.0
+
     async def _ask(self, said: Claim | Envelope) -> Granted | Denied | None:
-        heard = Heard(said, asyncio.get_running_loop().create_future())
+        heard = LocalHeard(said, asyncio.get_running_loop().create_future())
         self._heard.append(heard)
         self.bell.set()
         assert heard.answer is not None
@@ -130,15 +136,15 @@ class LocalBroker:
     calls: QueueBroker = field(default_factory=QueueBroker)
     chores: QueueBroker = field(default_factory=QueueBroker)
 
-    def room(self) -> int:
+    def room(self, queue: str) -> int:  # noqa: ARG002 - one queue for all providers
         return self.calls.room()
 
-    async def send(self, message: Message) -> None:
-        await _kick(self.calls, message.task, f"{message.job_id}/{message.attempt}", message)
-
-    async def send_chore(self, chore: Chore) -> None:
-        key = f"{chore.kind}/{chore.job_id}/{chore.attempt}"
-        await _kick(self.chores, CHORE, key, chore)
+    async def send(self, messages: Sequence[Message], chores: Sequence[Chore]) -> None:
+        for message in messages:
+            await _kick(self.calls, message.task, f"{message.job_id}/{message.attempt}", message)
+        for chore in chores:
+            key = f"{chore.kind}/{chore.job_id}/{chore.attempt}"
+            await _kick(self.chores, CHORE, key, chore)
 
 
 async def _kick(broker: QueueBroker, task: str, key: str, message: Any) -> None:

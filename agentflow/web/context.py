@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import orjson
@@ -12,13 +12,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from agentflow.artifacts import ArtifactStore
+from agentflow.clock import Clock
 from agentflow.core.submission import JobSpec, NewJob
-from agentflow.errors import InvalidInput
+from agentflow.errors import AgentflowError, InvalidInput
 from agentflow.plugins.catalogue import Catalogue
 from agentflow.settings import Settings
 from agentflow.store.intake import Intake
 from agentflow.transport.bus import Bus
-from agentflow.types import DEFAULT_TENANT, Clock
+from agentflow.web.auth import HERE, Authenticator, Principal, address_of, presented_key
+from agentflow.web.guard import from_here
+from agentflow.web.limiting import Backlog, RateLimits
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -30,6 +33,8 @@ _ROOM = 1 << 16
 """What a job may say beside its input."""
 
 _MOST_FAULTS = 20
+
+_PRINCIPAL = "agentflow.principal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,9 @@ class Context:
     prepare: Callable[[JobSpec, str], NewJob]
     missing: Callable[[], list[str]]
     """What keeps this process from being ready, in words."""
+    auth: Authenticator = field(default_factory=Authenticator)
+    rates: RateLimits = field(default_factory=RateLimits)
+    backlog: Backlog = field(default_factory=Backlog)
 
 
 def context(request: Request) -> Context:
@@ -52,20 +60,68 @@ def context(request: Request) -> Context:
     return found
 
 
-def tenant(request: Request) -> str:
-    """Until API keys exist there is one tenant; everything below already asks for it. 503 before
-    the start: who asks for a tenant is about to read.
+async def admit(request: Request, scope: str, *, submits: bool) -> None:
+    """Let the request in to a route that needs `scope`, once for all that the route does.
 
-    Raises 403 for what a page of another site can make its visitor's browser send without being
-    allowed to (a form or a plain-text POST); JSON from there needs the host application's CORS.
+    Raises 401, 403, 429, 503 and `StoreUnavailable`.
     """
-    context(request)
+    ctx = context(request)
+    who = await identify(request, ctx)
+    if ctx.settings.rate_limit is not None:
+        await ctx.rates.check(ctx.settings.rate_limit, who.key or _address(request))
+    who.require(scope)
+    if submits:
+        await ctx.backlog.check(who.tenant, ctx.settings.max_backlog)
+    request.scope[_PRINCIPAL] = who
+
+
+async def identify(request: Request, ctx: Context) -> Principal:
+    """Who asks. Raises 401, 403 and 429."""
+    required = ctx.settings.require_keys is True
+    key = presented_key(request.headers, required=required)
+    if key is not None:
+        return await ctx.auth.principal(key, _address(request), ctx.clock.now())
+    _refuse_foreign_forms(request)
+    return HERE
+
+
+def _refuse_foreign_forms(request: Request) -> None:
+    """Raise 403 for what a page of another site can make its visitor's browser send without being
+    allowed to (a form or a plain-text POST); JSON from there needs the host application's CORS,
+    and so does a key."""
     origin = request.headers.get("origin")
     foreign = origin is not None and origin.partition("://")[2] != request.headers.get("host")
     json = request.headers.get("content-type", "").startswith("application/json")
     if foreign and request.method not in {"GET", "HEAD"} and not json:
         raise HTTPException(403, "From another site's page, send Content-Type: application/json.")
-    return DEFAULT_TENANT
+
+
+def principal(request: Request) -> Principal:
+    """Who was let in."""
+    found = request.scope.get(_PRINCIPAL)
+    assert isinstance(found, Principal), "a route that is open to all knows nobody"
+    return found
+
+
+def tenant(request: Request) -> str:
+    """Whose rows this request may see."""
+    return principal(request).tenant
+
+
+async def confides(request: Request, ctx: Context) -> bool:
+    """Whether an open route may tell what concerns only those who run the server: to a good key
+    or this machine, and to everybody where no keys are needed."""
+    if ctx.settings.require_keys is not True or from_here(request.scope):
+        return True
+    try:
+        await identify(request, ctx)
+    except (HTTPException, AgentflowError):
+        return False
+    return True
+
+
+def _address(request: Request) -> str:
+    return address_of(request.client.host if request.client else None)
 
 
 async def read(request: Request, most: int) -> bytes:

@@ -22,18 +22,26 @@ _SAID = {
     206: "The asked bytes",
     304: "Not modified",
     400: "The body is no JSON",
-    401: "The signature does not fit",
-    403: "From another site's page, and not as JSON",
+    401: "No API key, or one that is not valid",
+    403: "The key's scope is too small; or from another site's page, and not as JSON",
     404: "There is no such thing",
     409: "It does not fit the present state",
     413: "Too large",
     416: "No such bytes",
     422: "The request does not fit; `errors` lists each fault",
+    429: "Too many requests",
     503: "Not now",
 }
 
 
-def document(operations: Sequence[Operation]) -> dict[str, Any]:
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, `af_…`."},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
+
+def document(operations: Sequence[Operation], *, keys: bool = False) -> dict[str, Any]:
+    """The whole page; `keys`: the server lets nobody in without."""
     models: list[type[BaseModel]] = [schemas.Problem]
     for o in operations:
         models += [m for m in (o.body, *o.answers.values()) if m is not None]
@@ -43,7 +51,10 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
     )
     paths: dict[str, Any] = {}
     for o in operations:
-        paths.setdefault(o.path, {})[o.method.lower()] = _operation(o, refs)
+        paths.setdefault(o.path, {})[o.method.lower()] = {
+            **_operation(o, refs),
+            "security": _security(o, keys),
+        }
     return {
         "openapi": "3.1.0",
         "info": {
@@ -52,8 +63,19 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
             "description": "Runs slow, paid, unreliable provider calls and never loses one.",
         },
         "paths": paths,
-        "components": {"schemas": definitions.get("$defs", {})},
+        "components": {
+            "schemas": definitions.get("$defs", {}),
+            "securitySchemes": _SCHEMES,
+        },
     }
+
+
+def _security(o: Operation, keys: bool) -> list[dict[str, list[str]]]:
+    """Any of these; the scope is named as OpenAPI 3.1 names roles."""
+    if o.scope == "open":
+        return []
+    asked: list[dict[str, list[str]]] = [{name: [o.scope]} for name in _SCHEMES]
+    return asked if keys else [*asked, {}]
 
 
 def _mode(model: type[BaseModel], operations: Sequence[Operation]) -> Any:
@@ -88,8 +110,8 @@ def _answers(o: Operation) -> dict[int, Any]:
     implied: set[int] = {503} if o.tag != "health" else set()
     if "{" in o.path:
         implied.add(404)
-    if o.method != "GET" and o.path.startswith("/v1/"):
-        implied.add(403)
+    if o.scope != "open":
+        implied |= {401, 403, 429}
     if o.query is not None or o.body is not None:
         implied.add(422)
     if o.body is not None:
@@ -99,7 +121,8 @@ def _answers(o: Operation) -> dict[int, Any]:
 
 def _answer(o: Operation, status: int, model: Any, refs: Any) -> dict[str, Any]:
     if status >= 400 and model is None:
-        return _problem(_SAID[status])
+        forged = status == 401 and o.tag == "webhooks"
+        return _problem("The signature does not fit" if forged else _SAID[status])
     answer: dict[str, Any] = {"description": _SAID[status]}
     content: dict[str, Any] = {}
     if model is not None:

@@ -40,6 +40,7 @@ _TITLES = {
     413: "Too large",
     415: "Unsupported media type",
     416: "Range not satisfiable",
+    429: "Too many requests",
     503: "Unavailable",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -12,11 +12,16 @@ from starlette.responses import Response
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
+Needs: TypeAlias = Literal["open", "read", "write", "admin"]
+"""The scope of the key a route asks for; `open` ones ask for none, `admin` is for operators."""
+
+_OPEN = ("/healthz", "/readyz", "/webhooks/")
 
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One method on one path. `answers` maps a status to its model; None means a problem from 400
-    on, and below no JSON. `also` is another media type of the same answers, without a schema."""
+    on, and below no JSON. `also` is another media type of the same answers, without a schema.
+    `submits`: it makes jobs, for which there must be room."""
 
     method: str
     path: str
@@ -25,6 +30,8 @@ class Operation:
     description: str
     tag: str
     answers: dict[int, Any]
+    scope: Needs
+    submits: bool
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     headers: dict[str, str] = field(default_factory=dict)
@@ -48,16 +55,32 @@ class Routes:
         query: type[BaseModel] | None = None,
         headers: dict[str, str] | None = None,
         also: str | None = None,
+        scope: Needs | None = None,
+        submits: bool | None = None,
     ) -> Callable[[Endpoint], Endpoint]:
-        """Declare `endpoint`; the first line of its docstring is the summary."""
+        """Declare `endpoint`; the first line of its docstring is the summary.
+
+        `scope` is by default `read` for GET and `write` for the rest, and `submits` true for what
+        answers with 201.
+        """
+        needed = scope or _usual(method, path)
+        makes = 201 in answers if submits is None else submits
 
         def declare(endpoint: Endpoint) -> Endpoint:
             summary, _, rest = (endpoint.__doc__ or "").strip().partition("\n")
             said = " ".join(rest.split())
-            operation = Operation(method, path, endpoint, summary, said, self.tag, answers)
+            operation = Operation(
+                method, path, endpoint, summary, said, self.tag, answers, needed, makes
+            )
             self.operations.append(
                 replace(operation, body=body, query=query, headers=headers or {}, also=also)
             )
             return endpoint
 
         return declare
+
+
+def _usual(method: str, path: str) -> Needs:
+    if path.startswith(_OPEN):
+        return "open"
+    return "read" if method == "GET" else "write"

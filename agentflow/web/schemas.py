@@ -73,6 +73,22 @@ class NewJobBody(Shape):
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
 
 
+class BatchJob(NewJobBody):
+    """A job as `POST /v1/jobs` takes it."""
+
+    idempotency_key: str | None = Field(
+        None, description="The same key and the same job give the same job."
+    )
+
+
+class Batch(Shape, Generic[T]):
+    """Up to 1,000 jobs, in 8 MiB at most."""
+
+    model_config = ConfigDict(strict=True)
+
+    jobs: list[T] = Field(min_length=1, max_length=1000)
+
+
 class Progress(BaseModel):
     fraction: float | None
     message: str | None
@@ -154,6 +170,13 @@ class Entry(BaseModel):
     at: datetime
 
 
+class Feed(BaseModel):
+    """`next_cursor` goes on behind the last item, also where nothing is new."""
+
+    items: list[Entry]
+    next_cursor: str
+
+
 class Delivery(BaseModel):
     id: str
     kind: str
@@ -227,6 +250,86 @@ class Commanded(BaseModel):
     status: str
 
 
+class JobStub(BaseModel):
+    id: str
+    status: Status
+
+
+class Refusal(BaseModel):
+    """A problem of one item."""
+
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, str]] | None = None
+
+
+class BatchItem(BaseModel):
+    """What became of the item at `index`; the other of `job` and `error` is null."""
+
+    index: int
+    status: Literal[201, 200, 409, 422, 503]
+    job: JobStub | None
+    error: Refusal | None
+
+
+class BatchAnswer(BaseModel):
+    """One item for each that was sent, in their order."""
+
+    items: list[BatchItem]
+    created: int
+    repeated: int
+    refused: int
+
+
+class BulkFilter(Shape):
+    """Jobs for which all that is given is true; something must be."""
+
+    model_config = ConfigDict(strict=True)
+
+    status: Status | None = None
+    task: Word | None = None
+    entity: Word | None = None
+    tag: Word | None = None
+    since: Instant | None = Field(None, description="Created then or later.")
+
+
+class BulkBody(Shape):
+    model_config = ConfigDict(strict=True)
+
+    filter: BulkFilter
+    dry_run: bool = Field(True, description="Only say which jobs it would be.")
+    limit: int = Field(1000, ge=1, le=1000, description="Jobs of one request.")
+
+
+class BulkAnswer(BaseModel):
+    """`matched` counts up to `limit` + 1, and `more` says that there are so many. `ids` are the
+    jobs it was done to, or would be; `done` is their number, and 0 in a dry run."""
+
+    matched: int
+    done: int
+    ids: list[str]
+    dry_run: bool
+    more: bool
+
+
+class Pause(BaseModel):
+    target: str
+    note: str | None
+    created_at: datetime
+
+
+class PauseBody(Shape):
+    model_config = ConfigDict(strict=True)
+
+    target: str = Field(
+        max_length=128,
+        description="A provider or a task.",
+        examples=["replicate", "replicate.predict"],
+    )
+    note: str | None = Field(None, max_length=200, pattern=r"^[^\x00]*$", description="Why.")
+
+
 class Health(BaseModel):
     status: Literal["ok", "unavailable"]
     missing: list[str] = Field(default_factory=list)
@@ -266,6 +369,15 @@ class JobQuery(Shape):
 class EntriesQuery(Shape):
     after: int = Field(
         -1, ge=-1, lt=2**31, description="Entries with a higher `seq` only; takes `next_cursor`."
+    )
+    limit: Annotated[int, Field(ge=1, le=1000)] = 1000
+
+
+class FeedQuery(Shape):
+    after: str | None = Field(
+        None,
+        max_length=40,
+        description="Entries after this `next_cursor` only; `now` gives none, but a cursor.",
     )
     limit: Annotated[int, Field(ge=1, le=1000)] = 1000
 

@@ -6,43 +6,59 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
-from agentflow.web import ingestion, jobs, rest
-from agentflow.web.context import Context
+from agentflow.web import batch, bulk, feed, ingestion, jobs, pauses, rest
+from agentflow.web.context import Context, admit
+from agentflow.web.guard import SecurityHeaders
 from agentflow.web.openapi import document
 from agentflow.web.problems import HANDLERS
 from agentflow.web.responses import JsonResponse
-from agentflow.web.routes import Endpoint
+from agentflow.web.routes import Operation
 
-ROUTES = [jobs.jobs, rest.inbox, rest.files, rest.catalogue, rest.health, ingestion.webhooks]
+ROUTES = [
+    *(batch.batch, bulk.bulk, jobs.jobs),  # in this order: /v1/jobs/batch is no job's id
+    *(feed.feed, pauses.pauses, rest.inbox, rest.files, rest.catalogue, rest.health),
+    ingestion.webhooks,
+]
 OPERATIONS = [operation for routes in ROUTES for operation in routes.operations]
 
 OPENAPI = "/openapi.json"
 
 
+class Web(Starlette):
+    def build_middleware_stack(self) -> ASGIApp:
+        """Outside of all others, also of the one that answers for our bugs."""
+        return SecurityHeaders(super().build_middleware_stack())
+
+
 def create_web(ctx: Context | None = None) -> Starlette:
     """Routes and error answers. Until `state.agentflow` holds a `Context`, requests get 503."""
-    page = document(OPERATIONS)
+    pages = {required: document(OPERATIONS, keys=required) for required in (False, True)}
 
     async def openapi(request: Request) -> Response:
         root = request.scope.get("root_path", "").rstrip("/")
-        return JsonResponse({**page, "servers": [{"url": root or "/"}]})
+        started: Context | None = request.app.state.agentflow
+        required = started is not None and started.settings.require_keys is True
+        return JsonResponse({**pages[required], "servers": [{"url": root or "/"}]})
 
-    paths: dict[str, dict[str, Endpoint]] = {}
+    paths: dict[str, dict[str, Operation]] = {}
     for o in OPERATIONS:
-        paths.setdefault(o.path, {})[o.method] = o.endpoint
-    routes = [_route(path, endpoints) for path, endpoints in paths.items()]
-    web = Starlette(routes=[*routes, Route(OPENAPI, openapi)], exception_handlers=HANDLERS)
+        paths.setdefault(o.path, {})[o.method] = o
+    routes = [_route(path, operations) for path, operations in paths.items()]
+    web = Web(routes=[*routes, Route(OPENAPI, openapi)], exception_handlers=HANDLERS)
     web.router.redirect_slashes = False  # a webhook that is sent elsewhere is lost
     web.state.agentflow = ctx
     return web
 
 
-def _route(path: str, endpoints: dict[str, Endpoint]) -> Route:
+def _route(path: str, operations: dict[str, Operation]) -> Route:
     """One route for all methods of a path, so that a 405 names every one of them."""
 
     async def dispatch(request: Request) -> Response:
-        method = "GET" if request.method == "HEAD" else request.method
-        return await endpoints[method](request)
+        operation = operations["GET" if request.method == "HEAD" else request.method]
+        if operation.scope != "open":
+            await admit(request, operation.scope, submits=operation.submits)
+        return await operation.endpoint(request)
 
-    return Route(path, dispatch, methods=list(endpoints), name=path)
+    return Route(path, dispatch, methods=list(operations), name=path)

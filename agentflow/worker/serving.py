@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 from pydantic import TypeAdapter
+from taskiq import AsyncBroker
 from taskiq.acks import AcknowledgeType
 from taskiq.receiver import Receiver
 
 from agentflow.transport.conversation import Chore, Message
-from agentflow.transport.local import CHORE, LocalBroker, QueueBroker
+from agentflow.transport.local import CHORE
 from agentflow.worker.chores import do_chore
 from agentflow.worker.worker import Worker
 
@@ -21,18 +23,28 @@ _CHORE: TypeAdapter[Chore] = TypeAdapter(Chore)
 CHORES_AT_ONCE = 32
 
 
-def register(broker: LocalBroker, worker: Worker) -> None:
+class Brokers(Protocol):
+    """What a worker receives from: calls of tasks, and chores."""
+
+    @property
+    def calls(self) -> AsyncBroker: ...
+
+    @property
+    def chores(self) -> AsyncBroker: ...
+
+
+def register(brokers: Brokers, worker: Worker) -> None:
     """Each task under its own name on the calls' broker; all chores under one on the other."""
 
     async def chore(message: dict[str, Any]) -> None:
         await do_chore(worker, _CHORE.validate_python(message))
 
     for name in worker.catalogue.tasks:
-        register_task(broker, worker, name)
-    broker.chores.register_task(chore, task_name=CHORE)
+        register_task(brokers, worker, name)
+    brokers.chores.register_task(chore, task_name=CHORE)
 
 
-def register_task(broker: LocalBroker, worker: Worker, name: str) -> None:
+def register_task(brokers: Brokers, worker: Worker, name: str) -> None:
     """One task; its function is an object of its own, since Taskiq writes it into its module by
     name."""
 
@@ -40,37 +52,48 @@ def register_task(broker: LocalBroker, worker: Worker, name: str) -> None:
         await worker.execute(_MESSAGE.validate_python(message))
 
     call.__name__ = call.__qualname__ = name.replace(".", "_")
-    broker.calls.register_task(call, task_name=name)
+    brokers.calls.register_task(call, task_name=name)
 
 
 class Serving:
     """Receives from both brokers until stopped."""
 
-    def __init__(self, broker: LocalBroker, worker: Worker, concurrency: int) -> None:
+    def __init__(self, brokers: Brokers, worker: Worker, concurrency: int) -> None:
         self._worker = worker
         self._finish = asyncio.Event()
         self._receivers = [
-            _receiver(broker.calls, concurrency),
-            _receiver(broker.chores, CHORES_AT_ONCE),
+            _receiver(brokers.calls, concurrency),
+            _receiver(brokers.chores, CHORES_AT_ONCE),
         ]
-        self._tasks: list[asyncio.Task[None]] = []
+        self.tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        self._tasks = [asyncio.create_task(r.listen(self._finish)) for r in self._receivers]
-        self._tasks.append(asyncio.create_task(self._worker.beat(), name="agentflow-beat"))
+        self.tasks = [
+            asyncio.create_task(r.listen(self._finish), name="agentflow-receiver")
+            for r in self._receivers
+        ]
+        self.tasks.append(asyncio.create_task(self._worker.beat(), name="agentflow-beat"))
 
     async def stop(self, grace: float) -> None:
         """Take nothing new, give running calls `grace` seconds, hand back the rest."""
         self._finish.set()
         await self._worker.drain(grace)
-        for task in self._tasks:
+        await cancel(self.tasks)
+
+
+async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel these and wait until they have ended. A library may swallow a cancellation."""
+    left = {task for task in tasks if not task.done()}
+    while left:
+        for task in left:
             task.cancel()
-        for task in self._tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        _, left = await asyncio.wait(left, timeout=1.0)
+    for task in tasks:
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await task
 
 
-def _receiver(broker: QueueBroker, at_once: int) -> Receiver:
+def _receiver(broker: AsyncBroker, at_once: int) -> Receiver:
     return Receiver(
         broker,
         ack_type=AcknowledgeType.WHEN_RECEIVED,

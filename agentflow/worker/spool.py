@@ -7,14 +7,13 @@ It is not synced: it survives the death of the process, not a power cut.
 from __future__ import annotations
 
 import os
-from datetime import datetime
 from pathlib import Path
 
 import orjson
 import structlog
 
-from agentflow.core.events import Envelope, Source, dump_event, load_event, name_of
-from agentflow.types import JobId
+from agentflow.core.events import Envelope
+from agentflow.transport.wire import dump_envelope, load_envelope
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +31,7 @@ class Spool:
         found: dict[str, Envelope] = {}
         for line in self._path.read_bytes().splitlines():
             try:
-                envelope = _load(line)
+                envelope = load_envelope(orjson.loads(line))
             except (ValueError, KeyError) as error:
                 log.warning("A line of the spool is unreadable", error=str(error)[:200])
                 continue
@@ -46,7 +45,7 @@ class Spool:
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.write(self._file, _dump(envelope) + b"\n")
+        os.write(self._file, orjson.dumps(dump_envelope(envelope)) + b"\n")
 
     def confirmed(self, envelope: Envelope) -> None:
         self._open.discard(f"{envelope.job_id}/{envelope.id}")
@@ -57,27 +56,3 @@ class Spool:
         if self._file is not None:
             os.close(self._file)
             self._file = None
-
-
-def _dump(envelope: Envelope) -> bytes:
-    return orjson.dumps(
-        {
-            "id": envelope.id,
-            "source": envelope.source,
-            "at": envelope.at,
-            "job": envelope.job_id,
-            "event": name_of(envelope.event),
-            "fields": orjson.Fragment(dump_event(envelope.event)),
-        }
-    )
-
-
-def _load(line: bytes) -> Envelope:
-    said = orjson.loads(line)
-    return Envelope(
-        said["id"],
-        Source(said["source"]),
-        datetime.fromisoformat(said["at"]),
-        JobId(said["job"]),
-        load_event(said["event"], said["fields"]),
-    )

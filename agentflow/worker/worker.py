@@ -21,6 +21,7 @@ import orjson
 import structlog
 
 from agentflow.artifacts import ArtifactStore, Source, collect, guarded_client
+from agentflow.clock import Clock
 from agentflow.core.events import (
     Abandoned,
     Canceled,
@@ -36,7 +37,7 @@ from agentflow.core.results import Artifact, Custody, artifact_place
 from agentflow.errors import InvalidInput, ProviderFailure
 from agentflow.plugins.catalogue import Catalogue, Ready
 from agentflow.transport.conversation import Claim, Denied, Granted, Message, WorkerSide
-from agentflow.types import Clock, JobId, Token, new_id
+from agentflow.types import JobId, Token, new_id
 from agentflow.worker.call import Call
 from agentflow.worker.outcomes import failure_of, outcome_of
 from agentflow.worker.spool import Spool
@@ -58,11 +59,14 @@ class Worker:
         spool: Spool,
         clock: Clock,
         *,
+        id: str,
         max_result: int,
         max_artifact: int,
         allow_downloads: frozenset[str] = frozenset(),
     ) -> None:
-        self.id = new_id("worker")
+        self.id = id
+        self.busy = 0
+        """Messages taken up and not done with."""
         self.catalogue, self.writer, self.store = catalogue, writer, store
         self.spool, self.clock = spool, clock
         self.max_result, self.max_artifact = max_result, max_artifact
@@ -82,9 +86,16 @@ class Worker:
 
     async def execute(self, message: Message) -> None:
         """One broker message: claim, call, report. Never raises but for cancellation."""
+        self.busy += 1
+        try:
+            await self._execute(message)
+        finally:
+            self.busy -= 1
+
+    async def _execute(self, message: Message) -> None:
         task = self.catalogue.task(message.task)
         nonce = new_id("nonce")
-        claim = Claim(message.job_id, message.attempt, nonce, self.id)
+        claim = Claim(message.job_id, message.attempt, nonce, self.id, task.name)
         if task.policy.repeatable:
             asking = asyncio.ensure_future(self.writer.claim(claim))
             grant = Granted(task.policy.timeout, message.deadline, True)
@@ -160,8 +171,10 @@ class Worker:
             if asking is not None and isinstance(await asking, Denied):
                 return
             if running.abandoned and event is None:
-                event = Abandoned(called=True)
-            event = event or (Canceled() if running.canceled else Abandoned(called=True))
+                event = Abandoned(called=True, nonce=nonce)
+            event = event or (
+                Canceled() if running.canceled else Abandoned(called=True, nonce=nonce)
+            )
             numbered = replace(event, attempt=message.attempt)
             id = f"out:{message.attempt}:{nonce}"
             await self.report(self.envelope(message.job_id, id, numbered))

@@ -13,7 +13,7 @@ from agentflow.core.cleaning import cleaned
 from agentflow.core.events import Accepted, CancelRequested, Envelope, Event, Source
 from agentflow.core.providers import Fact
 from agentflow.plugins.catalogue import Catalogue
-from agentflow.store.rows import Row
+from agentflow.store.rows import Row, instant
 from agentflow.store.sql import Sql
 from agentflow.types import JobId
 from agentflow.webhooks.reading import delivery_of, facts_of, type_of
@@ -22,12 +22,21 @@ from agentflow.writer.loading import attempts_by_external_id, attempts_by_token
 
 COLUMNS = (
     '"id", "tenant", "kind", "provider", "dedup_key", "token", "type", "headers", "body",'
-    ' "job_id", "received_at"'
+    ' "job_id", "received_at", "wake_at"'
 )
 
 
 Places: TypeAlias = dict[tuple[str, str], tuple[JobId, int]]
 """(provider, external id) → (job, attempt)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A task or provider to be paused, or resumed."""
+
+    target: str
+    paused: bool
+    note: str | None = None
 
 
 @dataclass(slots=True)
@@ -41,6 +50,9 @@ class Letter:
     unmatched: set[str] = field(default_factory=set)
     event: WebhookEvent | None = None
     handler_run: str | None = None
+    pause: Pause | None = None
+    tenant: str | None = None
+    """Of the job it is about, once that is known."""
     status: str = "applied"
     reason: str | None = None
     error: str | None = None
@@ -82,7 +94,7 @@ async def received(sql: Sql, most: int) -> list[Letter]:
     """The rows nobody has applied yet, oldest first."""
     rows = await sql.rows(
         f'SELECT {COLUMNS} FROM "agentflow_inbox" WHERE "status" = \'received\''
-        f' ORDER BY "id" LIMIT {most}'
+        f' ORDER BY "id" LIMIT {most}{sql.locking}'
     )
     return [Letter(row) for row in rows]
 
@@ -146,10 +158,15 @@ async def match(
 
 async def _by_external_id(sql: Sql, facts: Sequence[tuple[Letter, list[Fact]]]) -> Places:
     """Where the external ids of these facts are at home."""
+    named = {(letter.provider, _external_id(fact)) for letter, found in facts for fact in found}
+    return await places_of(sql, {(provider, id) for provider, id in named if id is not None})
+
+
+async def places_of(sql: Sql, pairs: set[tuple[str, str]]) -> Places:
+    """The attempts that have these (provider, external id) pairs."""
     asked: dict[str, set[str]] = {}
-    for letter, found in facts:
-        ids = {e for e in map(_external_id, found) if e is not None}
-        asked.setdefault(letter.row["provider"], set()).update(ids)
+    for provider, id in pairs:
+        asked.setdefault(provider, set()).add(id)
     places: Places = {}
     for provider, ids in asked.items():
         for external, place in (await attempts_by_external_id(sql, provider, ids)).items():
@@ -172,6 +189,10 @@ def _command(letter: Letter, now: datetime) -> str | None:
                 return "replay"
             case {"command": "retry_handler", "run": str(run)}:
                 letter.handler_run = run
+            case {"command": "pause", "target": str(target)}:
+                letter.pause = Pause(target, True, str(said.get("note") or "") or None)
+            case {"command": "resume", "target": str(target)}:
+                letter.pause = Pause(target, False)
             case _:
                 letter.fail("this version knows no such command")
     except ValueError as error:
@@ -216,10 +237,11 @@ def _envelope(letter: Letter, index: int, fact: Fact, place: tuple[JobId, int]) 
 
 async def settle(sql: Sql, letters: Sequence[Letter], now: datetime, park_for: float) -> None:
     """Write what became of each row; unmatched ids are parked until their attempt shows up."""
+    letters = sorted(letters, key=lambda letter: letter.id)  # the order in which rows are locked
     until = now + timedelta(seconds=park_for)
     await sql.update(
         "agentflow_inbox",
-        ("status", "reason", "error", "type", "job_id", "applied_at", "wake_at"),
+        ("status", "reason", "error", "type", "job_id", "tenant", "applied_at", "wake_at"),
         ("id",),
         [
             [
@@ -228,8 +250,9 @@ async def settle(sql: Sql, letters: Sequence[Letter], now: datetime, park_for: f
                 x.error,
                 x.event.type[:128] if x.event and x.event.type else None,
                 x.envelopes[0].job_id if x.envelopes else x.row["job_id"],
+                x.tenant or x.row["tenant"],
                 now,
-                until if x.unmatched else None,
+                until if x.unmatched else instant(x.row["wake_at"]) if x.unparked else None,
                 x.id,
             ]
             for x in letters
@@ -263,7 +286,7 @@ async def unpark(sql: Sql, external_ids: set[tuple[str, str]]) -> list[Letter]:
         return []
     rows = await sql.rows(
         'SELECT "id", "inbox_id", "provider", "external_id" FROM "agentflow_parked"'
-        f" WHERE {sql.among('external_id', 1)}",
+        f' WHERE {sql.among("external_id", 1)} ORDER BY "id"{sql.locking}',
         [sql.array({e for _, e in external_ids})],
     )
     chosen = [r for r in rows if (r["provider"], r["external_id"]) in external_ids]
@@ -277,13 +300,17 @@ async def unpark(sql: Sql, external_ids: set[tuple[str, str]]) -> list[Letter]:
 
 async def expire_parked(sql: Sql, now: datetime) -> None:
     """Deliveries for nobody, kept long enough."""
-    await sql.rows(
-        'DELETE FROM "agentflow_parked" WHERE "inbox_id" IN (SELECT "id" FROM "agentflow_inbox"'
-        f' WHERE "wake_at" <= {sql.mark(1)})',
+    late = await sql.rows(
+        f'SELECT "id" FROM "agentflow_inbox" WHERE "wake_at" <= {sql.mark(1)}'
+        f' ORDER BY "id" LIMIT 200{sql.locking}',
         [now],
     )
+    if not late:
+        return
+    ids = sql.array(row["id"] for row in late)
+    await sql.rows(f'DELETE FROM "agentflow_parked" WHERE {sql.among("inbox_id", 1)}', [ids])
     await sql.rows(
         'UPDATE "agentflow_inbox" SET "status" = CASE WHEN "status" = \'parked\' THEN \'expired\''
-        f' ELSE "status" END, "wake_at" = NULL WHERE "wake_at" <= {sql.mark(1)}',
-        [now],
+        f' ELSE "status" END, "wake_at" = NULL WHERE {sql.among("id", 1)}',
+        [ids],
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from agentflow.store.rows import JOB_COLUMNS, Row, attempt_from, job_from, loads
 from agentflow.store.sql import Sql
 from agentflow.types import JobId, Json
 
-_BESIDE = ("entity", "tags", "metadata", "input")
+_BESIDE = ("entity", "tags", "metadata", "input", "priority", "trace")
 _COLUMNS = ", ".join(f'"{c}"' for c in (*JOB_COLUMNS, *_BESIDE))
 _ATTEMPTS = '"job_id", "number", "token", "nonce", "worker", "external_id", "started_at"'
 
@@ -41,14 +41,29 @@ class Beside:
     def input(self) -> Json:
         return loads(self._row["input"])
 
+    @property
+    def priority(self) -> int:
+        priority: int = self._row["priority"]
+        return priority
 
-async def load_jobs(sql: Sql, ids: Collection[str]) -> dict[JobId, tuple[Job, Beside]]:
-    """The jobs with all their attempts, by id; unknown ids are left out."""
+    @property
+    def trace(self) -> str | None:
+        trace: str | None = self._row["trace"]
+        return trace
+
+
+async def load_jobs(
+    sql: Sql, ids: Collection[str], *, lock: bool = True
+) -> dict[JobId, tuple[Job, Beside]]:
+    """The jobs with all their attempts, by id; locked until the end of the transaction. Unknown
+    ids, and those another writer has locked, are left out: see `existing`."""
     if not ids:
         return {}
     wanted = sql.array(ids)
     rows = await sql.rows(
-        f'SELECT {_COLUMNS} FROM "agentflow_jobs" WHERE {sql.among("id", 1)}', [wanted]
+        f'SELECT {_COLUMNS} FROM "agentflow_jobs" WHERE {sql.among("id", 1)} ORDER BY "id"'
+        f"{sql.locking if lock else ''}",
+        [wanted],
     )
     tries = await sql.rows(
         f'SELECT {_ATTEMPTS} FROM "agentflow_attempts" WHERE {sql.among("job_id", 1)}'
@@ -59,6 +74,16 @@ async def load_jobs(sql: Sql, ids: Collection[str]) -> dict[JobId, tuple[Job, Be
     for row in tries:
         attempts.setdefault(row["job_id"], []).append(attempt_from(row))
     return {JobId(r["id"]): (job_from(r, attempts[r["id"]]), Beside(r)) for r in rows}
+
+
+async def existing(sql: Sql, ids: Collection[str]) -> set[JobId]:
+    """Those of these ids that belong to a job."""
+    if not ids:
+        return set()
+    rows = await sql.rows(
+        f'SELECT "id" FROM "agentflow_jobs" WHERE {sql.among("id", 1)}', [sql.array(ids)]
+    )
+    return {JobId(row["id"]) for row in rows}
 
 
 async def known_envelopes(sql: Sql, wanted: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -73,32 +98,51 @@ async def known_envelopes(sql: Sql, wanted: Sequence[tuple[str, str]]) -> set[tu
     return {(r["job_id"], r["envelope_id"]) for r in rows}
 
 
-async def due_jobs(sql: Sql, now: datetime, room: int, most: int) -> list[str]:
-    """Jobs whose alarm went off. Queued ones, by priority, only as many as the broker takes."""
+async def due_jobs(
+    sql: Sql, now: datetime, silent: datetime, rooms: Mapping[str, int], paused: set[str], most: int
+) -> list[str]:
+    """Jobs whose alarm went off: scheduled and queued ones by `now`; those of whom somebody should
+    have spoken by `silent`, up to which everything said was read. Queued ones, by priority, only
+    as many of each provider as `rooms` says."""
     due = await sql.rows(
         f'SELECT "id" FROM "agentflow_jobs" WHERE "wake_at" <= {sql.mark(1)}'
-        f' AND ("status" <> \'queued\' OR "deadline" <= {sql.mark(2)})'
+        f' AND "status" <> \'queued\' AND ("status" = \'scheduled\' OR "wake_at" <= {sql.mark(2)})'
         f' ORDER BY "wake_at" LIMIT {most}',
-        [now, now],
+        [now, silent],
     )
-    if room > 0:
-        due += await sql.rows(
-            'SELECT "id" FROM "agentflow_jobs" WHERE "status" = \'queued\''
-            f' AND "wake_at" <= {sql.mark(1)} AND "deadline" > {sql.mark(2)}'
-            f' ORDER BY "priority" DESC, "id" LIMIT {min(room, most)}',
-            [now, now],
-        )
+    due += await sql.rows(
+        'SELECT "id" FROM "agentflow_jobs" WHERE "status" = \'queued\''
+        f' AND "deadline" <= {sql.mark(1)} ORDER BY "deadline" LIMIT {most}',
+        [now],
+    )
+    for queue, room in rooms.items():
+        if room > 0:
+            due += await _ready(sql, now, queue, min(room, most), paused)
     return [row["id"] for row in due]
 
 
-async def next_alarm(sql: Sql, *, with_queued: bool) -> Any:
-    """The earliest instant at which something of ours is due; None if nothing is."""
-    queued = "" if with_queued else "AND \"status\" <> 'queued'"
+async def _ready(sql: Sql, now: datetime, queue: str, most: int, paused: set[str]) -> list[Any]:
+    return await sql.rows(
+        'SELECT "id" FROM "agentflow_jobs" WHERE "status" = \'queued\''
+        f' AND "queue" = {sql.mark(1)} AND "wake_at" <= {sql.mark(2)}'
+        f' AND "deadline" > {sql.mark(3)} AND NOT {sql.among("task", 4)}'
+        f' ORDER BY "priority" DESC, "id" LIMIT {most}',
+        [queue, now, now, sql.array(paused)],
+    )
+
+
+async def next_alarm(sql: Sql, queues: Collection[str]) -> Any:
+    """The earliest instant at which something of ours is due; None if nothing is. Of queued jobs
+    only those of these queues, which have room."""
     rows = await sql.rows(
         'SELECT MIN("at") AS "at" FROM ('
-        f' SELECT MIN("wake_at") AS "at" FROM "agentflow_jobs" WHERE "wake_at" IS NOT NULL {queued}'
+        ' SELECT MIN("wake_at") AS "at" FROM "agentflow_jobs" WHERE "status" <> \'queued\''
+        ' UNION ALL SELECT MIN("deadline") FROM "agentflow_jobs" WHERE "status" = \'queued\''
+        ' UNION ALL SELECT MIN("wake_at") FROM "agentflow_jobs" WHERE "status" = \'queued\''
+        f" AND {sql.among('queue', 1)}"
         ' UNION ALL SELECT MIN("wake_at") FROM "agentflow_inbox" WHERE "wake_at" IS NOT NULL'
-        ') AS "alarms"'
+        ') AS "alarms"',
+        [sql.array(queues)],
     )
     return rows[0]["at"] if rows else None
 
@@ -107,7 +151,8 @@ async def ring_again(sql: Sql, now: datetime) -> None:
     """Every queued job is due for its ring, since no broker holds a message of it."""
     await sql.rows(
         f'UPDATE "agentflow_jobs" SET "check_at" = {sql.mark(1)}, "wake_at" = {sql.mark(2)}'
-        f' WHERE "status" = \'queued\' AND "wake_at" > {sql.mark(3)}',
+        ' WHERE "id" IN (SELECT "id" FROM "agentflow_jobs" WHERE "status" = \'queued\''
+        f' AND "wake_at" > {sql.mark(3)}{sql.locking})',
         [now, now, now],
     )
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 import structlog
 from tortoise.connection import get_connection
+from tortoise.exceptions import BaseORMException
 from tortoise.transactions import in_transaction
 
 from agentflow.core.submission import JobSpec
@@ -28,6 +29,9 @@ AT_ONCE = 16
 """A slow handler takes one of these places, and the others go on."""
 
 TIME_LIMIT = 60.0
+
+LEASE = 30.0
+"""Seconds beyond the time limit after which a run belongs to nobody again."""
 
 LOOK_EVERY = 5.0
 """Seconds after which the rows are read although nobody rang."""
@@ -64,12 +68,18 @@ class Owed:
             running = list(self._running.values())
             for task in running:
                 task.cancel()
+            begun = list(self._running)
             await asyncio.gather(*running, return_exceptions=True)
+            await self._release(begun)
 
     async def _begin(self) -> float:
         """Start what is due, as far as there is room; the seconds until more will be due."""
         room = AT_ONCE - len(self._running)
         now = self._now()
+        if room and Sql(get_connection("default")).postgres:
+            for run in await self._leased(now, room):
+                self._start(run)
+            return LOOK_EVERY
         for run in await self._pending() if room else ():
             job = run["job_id"] or run["id"]
             if job in self._jobs.values():
@@ -77,12 +87,43 @@ class Owed:
             due = instant(run["wake_at"])
             if due > now:
                 return min(float((due - now).total_seconds()), LOOK_EVERY)
-            self._jobs[run["id"]] = job
-            self._running[run["id"]] = asyncio.create_task(self._one(run), name="agentflow-owed")
+            self._start(run)
             room -= 1
             if not room:
                 break
         return LOOK_EVERY
+
+    def _start(self, run: Run) -> None:
+        self._jobs[run["id"]] = run["job_id"] or run["id"]
+        self._running[run["id"]] = asyncio.create_task(self._one(run), name="agentflow-owed")
+
+    async def _leased(self, now: datetime, most: int) -> list[Run]:
+        """What is due, and now ours for longer than it may take: another writer runs it only if
+        we die. A job's runs come one by one, in order."""
+        sql = Sql(get_connection("default"))
+        until = now + timedelta(seconds=TIME_LIMIT + LEASE)
+        return [
+            *await sql.rows(
+                'UPDATE "agentflow_handler_runs" SET "wake_at" = $1 WHERE "id" IN ('
+                ' SELECT r."id" FROM "agentflow_handler_runs" r WHERE r."status" = \'pending\''
+                ' AND r."wake_at" <= $2 AND NOT EXISTS (SELECT 1 FROM "agentflow_handler_runs" o'
+                ' WHERE o."job_id" = r."job_id" AND o."status" = \'pending\' AND o."id" < r."id")'
+                f' ORDER BY r."wake_at", r."id" LIMIT {most} FOR UPDATE OF r SKIP LOCKED'
+                ") RETURNING *",
+                [until, now],
+            )
+        ]
+
+    async def _release(self, ids: Sequence[str]) -> None:
+        """What we were at belongs to nobody again: the next process need not wait."""
+        sql = Sql(get_connection("default"))
+        if ids and sql.postgres:
+            with contextlib.suppress(BaseORMException):
+                await sql.rows(
+                    'UPDATE "agentflow_handler_runs" SET "wake_at" = $1'
+                    ' WHERE "id" = ANY($2::text[]) AND "status" = \'pending\'',
+                    [self._now(), list(ids)],
+                )
 
     async def _pending(self) -> list[Run]:
         """What is owed and not under way, by the time it is due."""

@@ -8,7 +8,7 @@ import orjson
 
 from agentflow.store.inserts import InboxEntry, insert_inbox
 from agentflow.store.sql import Sql
-from agentflow.transport.local import Beat, Heard
+from agentflow.transport.conversation import Beat, Heard
 from agentflow.types import new_id
 from agentflow.writer.batch import POSTPONED
 from agentflow.writer.handlers import explain

@@ -64,7 +64,7 @@ async def rebuild(sql: Sql, tools: Tools, run: Run) -> HandlerEvent:
         return WebhookEvent(
             delivery, type_of(provider, delivery), instant(loads(run["event"])["at"])
         )
-    loaded = await load_jobs(sql, [run["job_id"]])
+    loaded = await load_jobs(sql, [run["job_id"]], lock=False)
     if run["job_id"] not in loaded:
         raise NotFound("the job is gone")
     job, beside = loaded[run["job_id"]]

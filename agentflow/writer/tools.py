@@ -20,7 +20,12 @@ class Tools:
     catalogue: Catalogue
     handlers: Handlers
     prepare: Prepare
-    room: Callable[[], int]
+    room: Callable[[str], int]
+    """How many more messages of a provider the broker takes."""
     handler_budget: float
     handler_timeout: float
     park_for: float
+
+    def rooms(self, paused: set[str]) -> dict[str, int]:
+        """How many messages the queue of each provider takes that is not paused."""
+        return {q: self.room(q) for q in self.catalogue.providers if q not in paused}

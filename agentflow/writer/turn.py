@@ -14,24 +14,34 @@ from agentflow.core.job import Job, Phase, Status
 from agentflow.core.submission import NewJob
 from agentflow.core.transition import Effect, Ring
 from agentflow.errors import UsageError
+from agentflow.store.pauses import clear_pause, set_pause
 from agentflow.store.rows import dumps, loads
 from agentflow.store.sql import Sql
-from agentflow.transport.conversation import Chore, Claim, Denied, Granted, Message
-from agentflow.transport.local import Beat, Heard
+from agentflow.transport.conversation import (
+    Beat,
+    Chore,
+    Claim,
+    Denied,
+    Granted,
+    Heard,
+    Message,
+)
 from agentflow.types import JobId
 from agentflow.writer.batch import Batch, Held
 from agentflow.writer.handlers import Handler, HandlerEvent
 from agentflow.writer.inbox import (
     Letter,
+    Pause,
     Places,
     expire_parked,
     match,
+    places_of,
     received,
     settle,
     understand,
     unpark,
 )
-from agentflow.writer.loading import due_jobs, known_envelopes, load_jobs
+from agentflow.writer.loading import Beside, due_jobs, existing, known_envelopes, load_jobs
 from agentflow.writer.poison import keep_poison
 from agentflow.writer.replays import handler_retries
 from agentflow.writer.runs import (
@@ -61,15 +71,24 @@ class Done:
     chores: list[Chore] = field(default_factory=list)
     changed: list[JobId] = field(default_factory=list)
     new_jobs: list[NewJob] = field(default_factory=list)
+    look_again: set[tuple[str, str]] = field(default_factory=set)
+    """(provider, external id) pairs to match once more after the commit: another writer may have
+    parked, or learned, the same id in a transaction that did not see this one."""
+    paused_changed: bool = False
     owed: bool = False
     more: bool = False
     """There is more to do at once."""
+    crowded: bool = False
+    """Another writer held a row this turn was about."""
 
     def add(self, other: Done) -> None:
         for name in ("answers", "given_back", "messages", "chores", "changed", "new_jobs"):
             getattr(self, name).extend(getattr(other, name))
+        self.look_again |= other.look_again
+        self.paused_changed |= other.paused_changed
         self.owed |= other.owed
         self.more |= other.more
+        self.crowded |= other.crowded
 
 
 class Turn:
@@ -80,20 +99,28 @@ class Turn:
         now: datetime,
         heard: Sequence[Heard],
         *,
-        alarms: bool,
+        silent: datetime | None,
+        paused: set[str],
+        look_again: set[tuple[str, str]] | None = None,
         calls_handlers: bool = True,
         only: str | None = None,
     ) -> None:
-        """`only` is the one inbox row or due job to look at, after a batch of them failed."""
+        """`silent` is the instant up to which everything said was read: alarms set for later are
+        not for now; None for no alarms at all. `only` is the one inbox row or due job to look at,
+        after a batch of them failed."""
         self.only = only
+        self.silent, self.paused = silent, paused
+        self.look_again = look_again or set()
         self.tools, self.now, self.heard = tools, now, heard
         self.sql = Sql(tx)
-        self.alarms, self.calls_handlers = alarms, calls_handlers
+        self.calls_handlers = calls_handlers
         self.batch = Batch(now)
         self.budget = Budget(tools.handler_budget, tools.handler_timeout)
         self.letters: list[Letter] = []
         self.done = Done()
         self.skipped: set[JobId] = set()
+        """Jobs that wait for the next turn: their handlers have no time, or another writer has
+        them."""
 
     async def take(self) -> Done:
         """Do it all but the commit. What is raised undoes everything."""
@@ -103,11 +130,12 @@ class Turn:
         drained = len(self.letters) < MOST and len(self.heard) < MOST
         self.done.more = not drained
         due: list[str] = []
-        if self.alarms and drained:  # rule 8: silence is judged when everything heard was read
-            due = await due_jobs(self.sql, self.now, self.tools.room(), MOST)
+        if self.silent and drained:  # rule 8: silence is judged when everything heard was read
+            rooms = self.tools.rooms(self.paused)
+            due = await due_jobs(self.sql, self.now, self.silent, rooms, self.paused, MOST)
             due = [id for id in due if self._wanted(id)]
             await expire_parked(self.sql, self.now)
-        envelopes = [(h, _envelope(h, self.now)) for h in self.heard]
+        envelopes = [(h, self._envelope(h)) for h in self.heard]
         await self._hold(envelopes, due)
         await self._apply_heard(envelopes)
         self._apply_letters(self.letters)
@@ -125,12 +153,31 @@ class Turn:
         said = [e for _, e in envelopes if e]
         said += [e for letter in self.letters for e in letter.envelopes]
         beats = {j for h in self.heard if isinstance(h.said, Beat) for j, _ in h.said.attempts}
-        self.batch.hold(await load_jobs(self.sql, {e.job_id for e in said} | beats | set(due)))
-        self.batch.seen |= await known_envelopes(self.sql, [(e.job_id, e.id) for e in said])
+        await self._load({e.job_id for e in said} | beats | {JobId(id) for id in due})
+        await self._know(said)
         for h in self.heard:
             if isinstance(h.said, Beat):
                 for job, attempt in h.said.attempts:
                     self.batch.beat(job, attempt)
+
+    async def _load(self, ids: set[JobId]) -> None:
+        self.batch.hold(await load_jobs(self.sql, ids))
+        if self.sql.postgres:
+            busy = await existing(self.sql, ids - self.batch.held.keys())
+            self.skipped |= busy
+            self.done.crowded |= bool(busy)
+
+    async def _know(self, said: Sequence[Envelope]) -> None:
+        """Asked for after the rows were locked: what another writer did before is seen."""
+        self.batch.seen |= await known_envelopes(self.sql, [(e.job_id, e.id) for e in said])
+
+    def _envelope(self, heard: Heard) -> Envelope | None:
+        if isinstance(heard.said, Claim) and self._is_paused(heard.said):
+            return None
+        return _envelope(heard, self.now)
+
+    def _is_paused(self, claim: Claim) -> bool:
+        return bool(self.paused & {claim.task, claim.task.partition(".")[0]})
 
     def _wanted(self, id: str) -> bool:
         return self.only is None or id == self.only
@@ -149,9 +196,14 @@ class Turn:
     def _apply_letters(self, letters: Sequence[Letter]) -> None:
         for letter in letters:
             for envelope in letter.envelopes:
-                if self.batch.job(envelope.job_id) is None:
+                job = self.batch.job(envelope.job_id)
+                if envelope.job_id in self.skipped:
+                    letter.waits = True
+                    break
+                if job is None:
                     letter.fail("there is no such job")
                     break
+                letter.tenant = job.tenant
                 try:
                     reason = self.batch.apply(envelope)
                 except Exception as error:  # this letter alone is set aside
@@ -172,7 +224,8 @@ class Turn:
     async def _match_parked(self, due: Sequence[str]) -> None:
         """Deliveries that came before their attempt was known (both sides look second)."""
         for _ in range(3):
-            places = self._places(due)
+            places = self._places(due) | await places_of(self.sql, self.look_again)
+            self.look_again = set()
             here = [x for x in self.letters if any((x.provider, e) in places for e in x.unmatched)]
             known = {row for x in self.letters for row in x.unparked}
             parked = await unpark(self.sql, set(places))
@@ -182,8 +235,9 @@ class Turn:
             for letter in letters:
                 letter.envelopes = []
             await match(self.sql, letters, self.tools.catalogue, self.now, places)
-            ids = {e.job_id for x in letters for e in x.envelopes}
-            self.batch.hold(await load_jobs(self.sql, ids - self.batch.held.keys()))
+            said = [e for x in letters for e in x.envelopes]
+            await self._load({e.job_id for e in said} - self.batch.held.keys())
+            await self._know(said)
             self._apply_letters(letters)
             for letter in letters[len(here) :]:
                 letter.event = None  # `on_webhook` saw it when it came
@@ -216,6 +270,7 @@ class Turn:
             if not self._postponed(letter):
                 await self._tell_webhook(letter)
                 await self._retry_handler(letter)
+                await self._pause(letter)
         waiting = {x.run or x.id for x in self.letters if self._postponed(x)}
         kept = [x for x in self.letters if (x.run or x.id) not in waiting]
         self.done.more |= len(kept) < len(self.letters) or bool(self.skipped)
@@ -223,6 +278,19 @@ class Turn:
         for id in written:
             self._collect_rings(self.batch.held[id])
         self.done.changed += [id for id in written if self.batch.held[id].entries]
+        self._note_crossing(kept)
+
+    def _note_crossing(self, kept: Sequence[Letter]) -> None:
+        """Both who parks and who learns an id look again after their commits: the later of the
+        two sees the other's row (design, webhooks: insert first, look second)."""
+        if not self.sql.postgres:
+            return
+        pairs = {(x.provider, e) for x in kept for e in x.unmatched}
+        for held in self.batch.held.values():
+            if held.learned and self.tools.catalogue.is_account_wide(held.job.provider):
+                pairs |= {(held.job.provider, e) for e in held.learned}
+        self.done.look_again = pairs
+        self.done.more |= bool(pairs)
 
     def _postponed(self, letter: Letter) -> bool:
         """Its row stays as it is; what was applied of it is known by its envelope ids."""
@@ -289,22 +357,34 @@ class Turn:
         self.done.new_jobs += new
         self.done.owed = True
 
+    async def _pause(self, letter: Letter) -> None:
+        match letter.pause:
+            case Pause(target=target, paused=True, note=note):
+                await set_pause(self.sql, target, note, self.now)
+            case Pause(target=target):
+                await clear_pause(self.sql, target)
+            case None:
+                return
+        self.done.paused_changed = self.done.more = True
+
     def _collect_rings(self, held: Held) -> None:
         for ring in dict.fromkeys(held.rings):
             if ring.effect is Effect.CALL:
                 if held.job.status is Status.QUEUED and ring.attempt == held.job.attempt:
-                    self.done.messages.append(message_of(held.job, held.beside.input))
+                    self.done.messages.append(message_of(held.job, held.beside))
             else:
-                chore = chore_of(held.job, ring)
+                chore = chore_of(held.job, ring, held.beside.trace)
                 if chore is not None:
                     self.done.chores.append(chore)
         if held.job.status is Status.QUEUED and held.before.status is Status.RUNNING:
-            self.done.messages.append(message_of(held.job, held.beside.input))
+            self.done.messages.append(message_of(held.job, held.beside))
 
     def _answer(self, envelopes: Sequence[tuple[Heard, Envelope | None]]) -> None:
         for heard, envelope in envelopes:
             if envelope is not None and envelope.job_id in self.skipped:
                 self.done.given_back.append(heard)
+            elif isinstance(heard.said, Claim) and envelope is None:
+                self.done.answers.append((heard, Denied("paused")))
             elif isinstance(heard.said, Claim):
                 self.done.answers.append((heard, grant(self.batch, heard.said, self.tools)))
             else:
@@ -335,11 +415,14 @@ def grant(batch: Batch, claim: Claim, tools: Tools) -> Granted | Denied:
     return Granted(job.policy.timeout, job.deadline, webhooks)
 
 
-def message_of(job: Job, input: object) -> Message:
-    return Message(job.id, job.attempt, job.current.token, job.task, input, job.deadline)
+def message_of(job: Job, beside: Beside) -> Message:
+    return Message(
+        job.id, job.attempt, job.current.token, job.task, beside.input, job.deadline,
+        beside.priority, beside.trace,
+    )  # fmt: skip
 
 
-def chore_of(job: Job, ring: Ring) -> Chore | None:
+def chore_of(job: Job, ring: Ring, trace: str | None) -> Chore | None:
     """None where there is nothing to name to the provider yet."""
     attempt = job.numbered(ring.attempt)
     if attempt is None:
@@ -359,6 +442,8 @@ def chore_of(job: Job, ring: Ring) -> Chore | None:
         since=attempt.started_at or job.created_at,
         deadline=job.deadline,
         artifacts=[_plain(a) for a in artifacts],
+        worker=attempt.worker,
+        trace=trace,
     )
 
 

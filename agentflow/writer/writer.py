@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 
 import structlog
 from tortoise.connection import get_connection
 from tortoise.transactions import in_transaction
 
+from agentflow.clock import Clock
 from agentflow.core.events import Abandoned, Envelope, Source
+from agentflow.store.pauses import paused
 from agentflow.store.rows import instant
 from agentflow.store.sql import Sql
-from agentflow.store.sqlite import hold_limit
-from agentflow.transport.conversation import Broker, Claim, Denied
-from agentflow.transport.local import Heard, LocalConversation
-from agentflow.types import Clock, JobId
+from agentflow.store.transactions import hold_limit
+from agentflow.transport.conversation import Broker, Claim, Denied, Heard, WriterSide
+from agentflow.types import JobId
 from agentflow.writer.handlers import briefly
 from agentflow.writer.inbox import received
 from agentflow.writer.loading import due_jobs, next_alarm, ring_again
@@ -38,6 +40,20 @@ CATCH_UP = 7.0
 LOOK_EVERY = 0.05
 """Seconds between two looks at the alarms while there is always something to hear."""
 
+PAUSES_EVERY = 1.0
+"""Seconds between two looks at what is paused."""
+
+CROWDED = 0.01
+"""Seconds to leave a row to the writer who has it; longer each time, up to `CROWDED_MOST`."""
+
+CROWDED_MOST = 0.3
+
+REST = 30.0
+"""The longest sleep; where several writers share the work, a ring may have gone to one that
+died."""
+
+REST_SHARED = 2.0
+
 
 class Writer:
     """Applies what is heard, received and due, batch by batch; answers and rings after commits.
@@ -48,18 +64,26 @@ class Writer:
     def __init__(
         self,
         tools: Tools,
-        conversation: LocalConversation,
+        conversation: WriterSide,
         broker: Broker,
         clock: Clock,
         told: Callable[[Sequence[JobId]], None],
+        *,
+        shared: bool = False,
     ) -> None:
+        """`shared`: there may be other writers on the same database."""
         self._tools, self._conversation, self._broker = tools, conversation, broker
         self._clock, self._told = clock, told
+        self._longest_rest = REST_SHARED if shared else REST
+        self._least_rest = LOOK_EVERY if shared else 0.0
         self._alarms = False
         self._broker_is_empty = False
         self._stopping = False
         self._idle = asyncio.Event()
-        self._deaf_until = self._looked_at = 0.0
+        self._deaf_until = self._looked_at = self._pauses_at = 0.0
+        self._paused: set[str] = set()
+        self._look_again: set[tuple[str, str]] = set()
+        self._crowded = 0.0
         self.owed = Owed(tools, clock.now, self.ring)
         self.turns = 0
 
@@ -87,9 +111,15 @@ class Writer:
         self._stopping = True
         self._conversation.bell.set()
 
-    async def recover(self) -> None:
-        """Start judging silence. Called once everything the last process left behind was heard:
-        whoever is `running` now ran in that process, which is dead (it held the lock)."""
+    async def begin(self, *, broker_is_empty: bool) -> None:
+        """Start judging silence, once everything said so far was read."""
+        await self.settled()
+        self._alarms, self._broker_is_empty = True, broker_is_empty
+        self.ring()
+
+    async def recover(self, report: Callable[[Envelope], Awaitable[None]]) -> None:
+        """`begin`, in the only process there is: whoever is `running` now ran in the last one,
+        which is dead (it held the lock), and no broker holds any message."""
         await self.settled()
         rows = await Sql(get_connection("default")).rows(
             'SELECT a."job_id", a."number", a."nonce" FROM "agentflow_attempts" a'
@@ -103,10 +133,16 @@ class Writer:
                 Source.CLOCK,
                 now,
                 JobId(row["job_id"]),
-                Abandoned(called=True, attempt=row["number"]),
+                Abandoned(called=True, nonce=row["nonce"], attempt=row["number"]),
             )
-            await self._conversation.report(envelope)
+            await report(envelope)
         self._alarms = self._broker_is_empty = True
+        self.ring()
+
+    def deaf(self, seconds: float, *, broker_is_empty: bool = False) -> None:
+        """We may have missed what was said: judge no silence for so long."""
+        self._deaf_until = max(self._deaf_until, time.monotonic() + seconds)
+        self._broker_is_empty |= broker_is_empty
         self.ring()
 
     async def settled(self) -> None:
@@ -123,9 +159,17 @@ class Writer:
             self._conversation.give_back(heard)  # what is repeated is known by its ids
             raise
         self._notice_standstill(time.time() - began - self._tools.handler_budget)
+        self._look_again = done.look_again
         self.turns += 1
         await self._after(done)
+        await self._make_room(done)
         return done.more
+
+    async def _make_room(self, done: Done) -> None:
+        """Leave rows that another writer holds to it for a moment."""
+        self._crowded = min(max(2 * self._crowded, CROWDED), CROWDED_MOST) if done.crowded else 0.0
+        if self._crowded:
+            await asyncio.sleep(self._crowded)
 
     async def _commit_or_isolate(self, heard: Sequence[Heard]) -> Done:
         try:
@@ -141,32 +185,45 @@ class Writer:
         calls_handlers: bool = True,
         only: str | None = None,
     ) -> Done:
+        age = await self._silence(heard)
         with hold_limit(None):
             async with in_transaction("default") as tx:
-                if self._broker_is_empty:  # every queued job is due for its ring
-                    await ring_again(Sql(tx), self._clock.now())
+                sql = Sql(tx)
+                now = await sql.now(self._clock)
+                rings = self._broker_is_empty
+                if rings:  # every queued job is due for its ring
+                    await ring_again(sql, now)
+                await self._read_pauses(sql)
                 turn = Turn(
                     self._tools,
                     tx,
-                    self._clock.now(),
+                    now,
                     heard,
-                    alarms=self._looks_at_alarms(heard),
+                    silent=None if age is None else now - timedelta(seconds=age),
+                    paused=self._paused,
+                    look_again=self._look_again,
                     calls_handlers=calls_handlers,
                     only=only,
                 )
                 done = await turn.take()
-        self._broker_is_empty = False
+        self._broker_is_empty &= not rings
         return done
 
-    def _looks_at_alarms(self, heard: Sequence[Heard]) -> bool:
-        """Not before everything was heard that was said in time; under load, now and then."""
-        now = time.time()
+    async def _silence(self, heard: Sequence[Heard]) -> float | None:
+        """How long ago everything said had been read, in seconds: only alarms set for before then
+        go off (rule 8). None: no alarm is looked at now. Under load, that is now and then."""
+        now = time.monotonic()
         if not self._alarms or now < self._deaf_until:
-            return False
-        if heard and 0 <= now - self._looked_at < LOOK_EVERY:
-            return False
+            return None
+        if heard and now - self._looked_at < LOOK_EVERY:
+            return None
         self._looked_at = now
-        return True
+        return await self._conversation.heard_until()
+
+    async def _read_pauses(self, sql: Sql) -> None:
+        now = time.monotonic()
+        if now - self._pauses_at >= PAUSES_EVERY:
+            self._paused, self._pauses_at = await paused(sql), now
 
     async def _singly(self, heard: Sequence[Heard]) -> Done:
         """Find the part that breaks a batch (rule 11). What handlers did in it is undone, so
@@ -203,47 +260,49 @@ class Writer:
         """The inbox rows and due jobs of this turn, by id."""
         sql = Sql(get_connection("default"))
         letters = [letter.id for letter in await received(sql, MOST)]
-        return letters + await due_jobs(sql, self._clock.now(), self._tools.room(), MOST)
+        now, rooms = self._clock.now(), self._tools.rooms(self._paused)
+        return letters + await due_jobs(sql, now, now, rooms, self._paused, MOST)
 
     async def _after(self, done: Done) -> None:
         for heard, answer in done.answers:
             heard.reply(answer)
         if done.given_back:
             self._conversation.give_back(done.given_back)
-        for message in done.messages:
-            await self._broker.send(message)
-        for chore in done.chores:
-            await self._broker.send_chore(chore)
+        if done.paused_changed:
+            self._pauses_at = 0.0
+        await self._broker.send(done.messages, done.chores)
         if done.owed:
             self.owed.bell.set()
         if done.changed:
             self._told(done.changed)
+        await self._conversation.flush()
         if done.new_jobs:
             self.ring()
 
     async def _rest(self) -> None:
         """Until somebody rings or the next alarm is due."""
-        began = time.time()
+        began = time.time()  # which goes on while the machine sleeps
         self._idle.set()
-        wait = 30.0
-        if self._alarms:
-            room = self._tools.room() > 0
-            sql = Sql(get_connection("default"))
-            due = instant(await next_alarm(sql, with_queued=room))
-            if due is not None:
-                wait = (due - self._clock.now()).total_seconds()
-            wait = max(wait, self._deaf_until - began)
-            if not room:
-                wait = min(wait, 0.2)
-        wait = min(max(wait, 0.0), 30.0)
+        wait = min(await self._until_next(), self._longest_rest)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
                 await self._conversation.bell.wait()
         self._notice_standstill(time.time() - began - wait)
+
+    async def _until_next(self) -> float:
+        """Seconds until something is due that we may act on."""
+        if not self._alarms:
+            return REST
+        rooms = self._tools.rooms(self._paused)
+        sql = Sql(get_connection("default"))
+        due = instant(await next_alarm(sql, [q for q, room in rooms.items() if room > 0]))
+        wait = REST if due is None else (due - self._clock.now()).total_seconds()
+        wait = max(wait, self._deaf_until - time.monotonic(), self._least_rest)
+        return min(wait, 0.2) if any(room <= 0 for room in rooms.values()) else wait
 
     def _notice_standstill(self, seconds: float) -> None:
         """After a standstill of this process, silence is nobody's fault but ours: alarms wait
         until the workers had time to speak (rule 8)."""
         if seconds > GAP:
             log.warning("This process stood still", seconds=round(seconds, 1))
-            self._deaf_until = time.time() + CATCH_UP
+            self._deaf_until = time.monotonic() + CATCH_UP

@@ -240,7 +240,7 @@ async def test_a_backlog_waits_in_the_database_and_is_fetched_by_priority(
         low = [await app.submit("fake.work", {}, priority=0) for _ in range(8)]
         high = await app.submit("fake.work", {}, priority=9)
         await asyncio.sleep(0.1)
-        assert app.runtime.broker.room() >= 0
+        assert app.runtime.broker.room("fake") >= 0
         fake.gate.set()
         for job in [*low, high]:
             await until(app, job.id, "waiting")

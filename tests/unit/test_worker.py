@@ -14,11 +14,12 @@ from pydantic_settings import BaseSettings
 
 from agentflow import Accepted, Call, Policy, Provider, Result
 from agentflow.artifacts import FolderStore
+from agentflow.clock import Clock
 from agentflow.core.events import Abandoned, Canceled, Envelope, Failed, Progressed, Succeeded
 from agentflow.core.results import Custody
 from agentflow.plugins.catalogue import Catalogue
 from agentflow.transport.conversation import Chore, Claim, Denied, Granted, Message
-from agentflow.types import Clock, JobId, Token, utcnow
+from agentflow.types import JobId, Token, utcnow
 from agentflow.worker.chores import do_chore
 from agentflow.worker.spool import Spool
 from agentflow.worker.worker import Worker
@@ -81,6 +82,7 @@ class Bench:
             FolderStore(self.tmp / "files"),
             Spool(self.tmp / "spool.jsonl"),
             Clock(),
+            id="worker_1",
             max_result=limits.get("max_result", 10_000),
             max_artifact=1_000_000,
         )
@@ -240,7 +242,9 @@ async def test_what_outlives_the_grace_is_handed_back_as_unsure(bench: Bench, ha
         await asyncio.sleep(0.01)
     await worker.drain(0.05)
     await asyncio.wait_for(run, 2)
-    assert hand.events == [Abandoned(called=True, attempt=1)]
+    nonce = hand.events[0].nonce  # a later asking for the same attempt is not given up by this
+    assert nonce
+    assert hand.events == [Abandoned(called=True, nonce=nonce, attempt=1)]
     await worker.close()
 
 

@@ -1,0 +1,72 @@
+"""What both engines know of transactions: which one a task is in, and how long it may last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import Context, ContextVar, copy_context
+from typing import Any, Protocol
+
+from tortoise.connection import get_connections
+
+
+class Held(Protocol):
+    """An open transaction or savepoint; `over` says why it is not open any more."""
+
+    connection_name: str
+
+    @property
+    def root(self) -> Any:
+        """The client it was opened on."""
+
+    def over(self) -> str: ...
+
+
+held: ContextVar[tuple[Held, ...]] = ContextVar("agentflow_transactions", default=())
+limit: ContextVar[float | None] = ContextVar("agentflow_hold_limit")
+
+
+def current_transaction() -> Held | None:
+    """The innermost open transaction (or savepoint) this task runs in, else None."""
+    stack = held.get()
+    return stack[-1] if stack and not stack[-1].over() else None
+
+
+def detached() -> Context:
+    """A copy of this task's context without its transactions, open or ended.
+
+    For a task that serves others too, whoever happens to start it:
+    `asyncio.create_task(serve(), context=detached())`.
+    """
+    context = copy_context()
+    for tx in held.get():
+        context.run(get_connections().set, tx.connection_name, tx.root)
+    context.run(held.set, ())
+    return context
+
+
+@contextmanager
+def hold_limit(seconds: float | None) -> Iterator[None]:
+    """Replace the credential `hold_limit` for each `in_transaction()` called in the block.
+
+    For code that bounds its own work, as the writer does: `with hold_limit(None): async with
+    in_transaction() as tx: ...`. Savepoints have no limit of their own.
+    """
+    token = limit.set(seconds)
+    try:
+        yield
+    finally:
+        limit.reset(token)
+
+
+@contextmanager
+def entered(tx: Any) -> Iterator[None]:
+    """Make `tx` what this task's queries and its `in_transaction()` find."""
+    connections = get_connections()
+    token = connections.set(tx.connection_name, tx)
+    before = held.set((*held.get(), tx))
+    try:
+        yield
+    finally:
+        held.reset(before)
+        connections.reset(token)

@@ -1,0 +1,161 @@
+"""The transport between processes: one object per process with the parts its roles need."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+
+import orjson
+import structlog
+from redis.exceptions import ResponseError
+from taskiq.message import BrokerMessage
+
+from agentflow.transport.bus import Bus
+from agentflow.transport.conversation import Chore, Message
+from agentflow.transport.local import CHORE, MAX_UNCLAIMED
+from agentflow.transport.redis_conversation import RedisWorkerSide, RedisWriterSide
+from agentflow.transport.redis_link import (
+    AWAY,
+    CHORES,
+    EVENTS,
+    LEVELS,
+    TOLD,
+    calls,
+    connect,
+)
+from agentflow.transport.stream_broker import StreamBroker
+from agentflow.types import JobId
+
+log = structlog.get_logger(__name__)
+
+MEASURE_EVERY = 0.25
+"""Seconds between two looks at how long the queues are."""
+
+
+class RedisTransport:
+    """`queues` are the providers whose calls this process sends or serves; `free` is how many
+    more calls its worker can make."""
+
+    def __init__(
+        self, url: str, name: str, queues: Sequence[str], bus: Bus, free: Callable[[], int]
+    ) -> None:
+        self._redis = connect(url)
+        self._bus, self._queues = bus, list(queues)
+        by_level = [calls(q, p) for p in (1, 0, -1) for q in queues] or [calls("none")]
+        self.calls = StreamBroker(url, by_level, name, free)
+        self.chores = StreamBroker(url, [CHORES], name, lambda: 8)
+        self.writer_side = RedisWriterSide(self._redis, name)
+        self.worker_side = RedisWorkerSide(self._redis, name)
+        self._lengths: dict[str, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._rings: set[asyncio.Task[None]] = set()
+
+    async def start(self, roles: frozenset[str]) -> None:
+        """Begin what these roles need. Redis may be away; it is waited for in the background."""
+        running = [self._measure()]
+        if "writer" in roles:
+            await self.writer_side.ready()
+            running.append(self.writer_side.run())
+        if "worker" in roles:
+            running += [self.worker_side.run(), self.calls.settling(), self.chores.settling()]
+        if "web" in roles:
+            running.append(self._listen())
+        await self._look()
+        self._tasks = [asyncio.create_task(each, name="agentflow-redis") for each in running]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+        for broker in (self.calls, self.chores):
+            await broker.shutdown()
+        await self._redis.aclose()
+
+    @property
+    def missing(self) -> list[str]:
+        """What keeps it from working, in words."""
+        return [] if self._lengths else ["Redis cannot be reached"]
+
+    # -- the broker ------------------------------------------------------------------------------
+
+    def room(self, queue: str) -> int:
+        return MAX_UNCLAIMED - self._lengths.get(queue, MAX_UNCLAIMED)
+
+    async def send(self, messages: Sequence[Message], chores: Sequence[Chore]) -> None:
+        """Ring for all of these. A ring that is lost is repeated by the job's alarm."""
+        if not (messages or chores):
+            return
+        asked: list[tuple[str, BrokerMessage]] = []
+        for message in messages:
+            queue = message.task.partition(".")[0]
+            key = f"{message.job_id}/{message.attempt}"
+            packed = self.calls.packed(message.task, key, _plain(message))
+            asked.append((calls(queue, message.priority), packed))
+            if queue in self._lengths:
+                self._lengths[queue] += 1
+        for chore in chores:
+            if chore.kind == "stop":
+                self.writer_side.stop_attempt(chore.worker or "", chore.job_id, chore.attempt)
+                continue
+            key = f"{chore.kind}/{chore.job_id}/{chore.attempt}"
+            asked.append((CHORES, self.chores.packed(CHORE, key, _plain(chore))))
+        try:
+            await self.calls.send(asked)
+        except (*AWAY, ResponseError) as error:
+            log.warning("Redis is away", error=str(error)[:200], unsent=len(asked))
+
+    def ring(self) -> None:
+        """Wake one of the writers; whoever hears it reads the inbox."""
+        if len(self._rings) < 2:  # one under way may be too early, the second is not
+            task = asyncio.ensure_future(self._ring())
+            self._rings.add(task)
+            task.add_done_callback(self._rings.discard)
+
+    async def _ring(self) -> None:
+        with contextlib.suppress(*AWAY, ResponseError):
+            await self._redis.xadd(EVENTS, {"said": b"[]"})
+
+    # -- in the background -----------------------------------------------------------------------
+
+    async def _measure(self) -> None:
+        while True:
+            await asyncio.sleep(MEASURE_EVERY)
+            await self._look()
+
+    async def _look(self) -> None:
+        try:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for queue in self._queues:
+                    for priority in (1, 0, -1):
+                        pipe.xlen(calls(queue, priority))
+                pipe.ping()
+                lengths = (await pipe.execute())[:-1]
+        except (*AWAY, ResponseError):
+            self._lengths = {}  # nothing is sent while nobody can take it
+            return
+        by_queue = zip(*[iter(lengths)] * len(LEVELS), strict=True)
+        self._lengths = {q: sum(n) for q, n in zip(self._queues, by_queue, strict=True)}
+        self._lengths.setdefault("", 0)
+
+    async def _listen(self) -> None:
+        """Pass on what changed to those who wait in this process."""
+        while True:
+            try:
+                async with self._redis.pubsub() as channel:
+                    await channel.subscribe(TOLD)
+                    while True:
+                        said = await channel.get_message(
+                            ignore_subscribe_messages=True, timeout=1.0
+                        )
+                        if said is not None:
+                            self._bus.told([JobId(id) for id in orjson.loads(said["data"])])
+            except (*AWAY, ResponseError) as error:
+                log.warning("Redis is away", error=str(error)[:200])
+                await asyncio.sleep(0.5)
+
+
+def _plain(value: Message | Chore) -> object:
+    return orjson.loads(orjson.dumps(value))

@@ -1,0 +1,92 @@
+"""The connection to Redis and the names of everything kept there.
+
+Redis holds nothing that cannot be lost: doorbells, and what is said between workers and the writer
+until it is answered. The database is the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import structlog
+from redis import exceptions
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+log = structlog.get_logger(__name__)
+
+PREFIX = "agentflow:"
+EVENTS = f"{PREFIX}events"
+"""Stream: what workers say to the writers. An entry is deleted once all of it is answered."""
+WRITERS = "writers"
+"""The consumer group that the writers share on `EVENTS`."""
+EPOCH = f"{PREFIX}epoch"
+"""A random word, written when it is missing: it changes when Redis has lost its data."""
+TOLD = f"{PREFIX}told"
+"""Channel: the ids of jobs that changed, for those who wait for them."""
+CHORES = f"{PREFIX}chores"
+"""Stream: work that is harmless to repeat."""
+WORKERS = "workers"
+"""The consumer group that the workers share on the streams of calls and chores."""
+
+LEVELS = ("high", "normal", "low")
+"""Priorities above 0, of 0, and below: each a stream of its own for each provider."""
+
+BLOCK = 2.0
+"""Seconds of one blocking read; shorter ones were seen to swallow cancellations."""
+
+AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
+"""What is raised while Redis cannot be reached."""
+
+Link: TypeAlias = Any
+"""A `redis.asyncio.Redis`, whose types promise every command all answers of all protocols."""
+
+
+def connect(url: str, **options: Any) -> Link:
+    """A client with a pool of its own; it connects on first use and again after a failure."""
+    return Redis.from_url(
+        url,
+        socket_connect_timeout=3.0,
+        socket_timeout=BLOCK + 4.0,
+        socket_keepalive=True,
+        health_check_interval=15,
+        **options,
+    )
+
+
+def calls(queue: str, priority: int = 0) -> str:
+    """The stream of one provider's calls of one priority."""
+    level = LEVELS[0] if priority > 0 else LEVELS[1] if priority == 0 else LEVELS[2]
+    return f"{PREFIX}calls:{queue}:{level}"
+
+
+def replies(worker: str) -> str:
+    """List: what the writers answer one worker."""
+    return f"{PREFIX}replies:{worker}"
+
+
+async def make_group(redis: Link, stream: str, group: str) -> None:
+    """A consumer group that reads the stream from its beginning; it may be there already."""
+    try:
+        await redis.xgroup_create(stream, group, id="0", mkstream=True)
+    except ResponseError as error:
+        if "BUSYGROUP" not in str(error):
+            raise
+
+
+async def bury(redis: Link, stream: str, group: str, idle: float) -> None:
+    """Delete the consumers that were silent for `idle` seconds and hold nothing."""
+    for consumer in await redis.xinfo_consumers(stream, group):
+        if consumer["pending"] == 0 and consumer["idle"] > idle * 1000:
+            await redis.xgroup_delconsumer(stream, group, consumer["name"])
+
+
+async def reclaim(
+    redis: Link, stream: str, group: str, consumer: str, idle: float, most: int
+) -> Sequence[tuple[bytes, dict[bytes, bytes]]]:
+    """Entries whose reader has not settled them for `idle` seconds; ours now."""
+    claimed = await redis.xautoclaim(
+        stream, group, consumer, min_idle_time=int(idle * 1000), count=most
+    )
+    return [(id, fields) for id, fields in claimed[1] if fields]

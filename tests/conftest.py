@@ -1,0 +1,155 @@
+"""The servers the tests run against, and the database they run on: `--database`.
+
+A module under `integration` runs on every database, unless its `DATABASES` says otherwise; one
+elsewhere runs on none in particular, unless its `DATABASES` names some.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from support.servers import Postgres, RedisServer, ServersMissing, ensure_servers
+
+VARIABLE = "AGENTFLOW_DATABASE_URL"
+TEMPLATE = "agentflow_template"
+TESTS = Path(__file__).parent
+
+
+def make_template(url: str) -> None:
+    """Give the database that every test's is a copy of its tables."""
+    program = [sys.executable, "-m", "agentflow", "migrate", "--json"]
+    subprocess.run(program, env={**os.environ, VARIABLE: url}, check=True, capture_output=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--database",
+        choices=["sqlite", "postgres", "both"],
+        default="sqlite",
+        help="what the integration tests run on (default: %(default)s)",
+    )
+
+
+def databases(module: ModuleType | None, config: pytest.Config) -> list[str]:
+    """Those the module's tests run on, one after the other; none: it does not matter."""
+    path = Path(getattr(module, "__file__", None) or "")
+    usual = ("sqlite", "postgres") if path.is_relative_to(TESTS / "integration") else ()
+    able = getattr(module, "DATABASES", usual)
+    chosen = config.getoption("database")
+    return [each for each in able if chosen in ("both", each)] or list(able[:1])
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    kinds = databases(metafunc.module, metafunc.config)
+    if len(kinds) > 1:
+        metafunc.parametrize("database_kind", kinds, indirect=True, scope="module")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Install servers before any test's time runs. Where that fails, the fixture says why."""
+    wanted = any(
+        "servers" in getattr(item, "fixturenames", ())
+        or "postgres" in databases(getattr(item, "module", None), session.config)
+        for item in session.items
+    )
+    if wanted and not session.config.option.collectonly and not _unwanted():
+        with suppress(ServersMissing):
+            ensure_servers()
+
+
+def _unwanted() -> bool:
+    return os.environ.get("AGENTFLOW_TEST_SERVERS") == "none"
+
+
+@pytest.fixture(scope="session")
+def servers() -> None:
+    """The programs are installed."""
+    if _unwanted():
+        pytest.skip("AGENTFLOW_TEST_SERVERS=none")
+    try:
+        ensure_servers()
+    except ServersMissing as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def postgres(servers: None) -> Iterator[Postgres]:
+    """One for all tests: who wants to kill one makes one."""
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server(servers: None) -> Iterator[RedisServer]:
+    """One for all tests: who wants to kill one makes one."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def template(postgres: Postgres) -> str:
+    postgres.create_database(TEMPLATE)
+    make_template(postgres.url(TEMPLATE))
+    return TEMPLATE
+
+
+@pytest.fixture
+def database_url(postgres: Postgres, template: str) -> Iterator[str]:
+    """A database of the test's own."""
+    with postgres.database(template) as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """An empty Redis."""
+    redis_server.start()  # in case a test left it paused
+    redis_server.flush()
+    return redis_server.url()
+
+
+@pytest.fixture(scope="module")
+def database_kind(request: pytest.FixtureRequest) -> str | None:
+    """`sqlite`, `postgres`, or None where it does not matter."""
+    kinds = databases(request.module, request.config)
+    kind: str | None = getattr(request, "param", kinds[0] if kinds else None)
+    return kind
+
+
+@pytest.fixture(autouse=True)
+def database(request: pytest.FixtureRequest, database_kind: str | None) -> Iterator[str | None]:
+    """The test's database as agentflow's settings name it; None on SQLite, which needs no name."""
+    if database_kind is None or "module_database" in request.fixturenames:
+        yield None
+        return
+    with _database(request, database_kind) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def module_database(
+    request: pytest.FixtureRequest, database_kind: str | None
+) -> Iterator[str | None]:
+    """One database for all tests of the module: for servers that last as long."""
+    with _database(request, database_kind) as url:
+        yield url
+
+
+@contextmanager
+def _database(request: pytest.FixtureRequest, kind: str | None) -> Iterator[str | None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(VARIABLE, raising=False)
+        if kind != "postgres":
+            yield None
+            return
+        server: Postgres = request.getfixturevalue("postgres")
+        with server.database(request.getfixturevalue("template")) as url:
+            patch.setenv(VARIABLE, url)
+            yield url
