@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -156,6 +157,32 @@ def _url(value: SecretStr | None, schemes: set[str], form: str) -> SecretStr | N
     return value
 
 
+def _check_roles(settings: Settings) -> None:
+    """Raise `SettingsError` for roles that could not reach each other."""
+    if settings.mode != "all" and settings.redis_url is None:
+        raise SettingsError(
+            f"The roles talk through Redis: set AGENTFLOW_REDIS_URL for a {settings.mode}, or run"
+            " everything in one process with agentflow serve."
+        )
+    if settings.redis_url and not settings.database_url and settings.mode != "worker":
+        raise SettingsError(
+            "With Redis, several processes share one database, which SQLite cannot: set"
+            " AGENTFLOW_DATABASE_URL to a PostgreSQL database."
+        )
+    missing = [
+        name
+        for name, wanted in (
+            ("asyncpg", settings.database_url),
+            ("taskiq_redis", settings.redis_url),
+        )
+        if wanted and find_spec(name) is None
+    ]
+    if missing:
+        raise SettingsError(
+            f"{' and '.join(missing)} must be installed for this: pip install 'agentflow-core[scale]'"
+        )
+
+
 def load_settings(**overrides: object) -> Settings:
     """The settings of this process. Raises `SettingsError` naming each variable that is wrong."""
     try:
@@ -166,6 +193,7 @@ def load_settings(**overrides: object) -> Settings:
             for e in error.errors(include_input=False)
         )
         raise SettingsError(f"These settings are wrong. {wrong}") from None
+    _check_roles(settings)
     if settings.host not in LOOPBACK and settings.require_keys is not True:
         raise SettingsError(
             f"AGENTFLOW_HOST={settings.host}: without API keys only this machine may come in. Set"

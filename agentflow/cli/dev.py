@@ -44,7 +44,7 @@ async def _run(changes: Mapping[str, str], simulate: bool) -> None:
     # By the environment, because the application's AgentFlow reads its settings there.
     os.environ.update({f"AGENTFLOW_{name}": value for name, value in changes.items()})
     settings = load_settings()
-    _log(settings)
+    configure_logs(settings)
 
     from agentflow.app import AgentFlow, standalone
     from agentflow.cli.loading import load_app
@@ -68,7 +68,7 @@ async def _run(changes: Mapping[str, str], simulate: bool) -> None:
             _banner(app.runtime, load_settings(), simulate)
 
 
-def _log(settings: Settings) -> None:
+def configure_logs(settings: Settings) -> None:
     from agentflow import logs
     from agentflow.errors import SettingsError
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentflow.cli import audit, deliveries, dev, doctor, here, jobs, keys, submit
+from agentflow.cli import audit, deliveries, dev, doctor, here, jobs, keys, roles, submit
 from agentflow.types import VERSION
 
 EPILOG = (
@@ -42,6 +42,9 @@ def _options(
 
 program.command("demo")(here.demo)
 program.command("dev")(dev.dev)
+program.command("serve")(roles.serve)
+program.command("worker")(roles.worker)
+program.command("writer")(roles.writer)
 program.command("submit")(submit.submit)
 program.add_typer(jobs.commands, name="jobs")
 program.add_typer(deliveries.commands, name="deliveries")

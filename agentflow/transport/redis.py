@@ -21,6 +21,7 @@ from agentflow.transport.redis_link import (
     EVENTS,
     LEVELS,
     TOLD,
+    Outage,
     calls,
     connect,
 )
@@ -41,6 +42,7 @@ class RedisTransport:
         self, url: str, name: str, queues: Sequence[str], bus: Bus, free: Callable[[], int]
     ) -> None:
         self._redis = connect(url)
+        self._outage = Outage()
         self._bus, self._queues = bus, list(queues)
         by_level = [calls(q, p) for p in (1, 0, -1) for q in queues] or [calls("none")]
         self.calls = StreamBroker(url, by_level, name, free)
@@ -105,7 +107,8 @@ class RedisTransport:
         try:
             await self.calls.send(asked)
         except (*AWAY, ResponseError) as error:
-            log.warning("Redis is away", error=str(error)[:200], unsent=len(asked))
+            self._outage.notice(error, unsent=len(asked))
+            self.writer_side.gap(True)  # to be sent again when Redis is back
 
     def ring(self) -> None:
         """Wake one of the writers; whoever hears it reads the inbox."""
@@ -153,7 +156,7 @@ class RedisTransport:
                         if said is not None:
                             self._bus.told([JobId(id) for id in orjson.loads(said["data"])])
             except (*AWAY, ResponseError) as error:
-                log.warning("Redis is away", error=str(error)[:200])
+                self._outage.notice(error)
                 await asyncio.sleep(0.5)
 
 

@@ -30,6 +30,7 @@ from agentflow.transport.redis_link import (
     TOLD,
     WRITERS,
     Link,
+    Outage,
     bury,
     make_group,
     reclaim,
@@ -74,6 +75,7 @@ class RedisWorkerSide:
 
     def __init__(self, redis: Link, worker: str) -> None:
         self._redis, self.worker = redis, worker
+        self._outage = Outage()
         self._open: dict[str, _Asked] = {}
         self._fresh: list[_Asked | Beat] = []
         self._bell = asyncio.Event()
@@ -122,7 +124,7 @@ class RedisWorkerSide:
                 try:
                     await self._say(pack)
                 except (*AWAY, ResponseError) as error:
-                    log.warning("Redis is away", error=str(error)[:200])
+                    self._outage.notice(error)
                     self._fresh[:0] = pack
                     await asyncio.sleep(0.3)
 
@@ -165,7 +167,7 @@ class RedisWorkerSide:
             try:
                 answer = await self._redis.blmpop(BLOCK, 1, key, direction="LEFT", count=100)
             except (*AWAY, ResponseError) as error:
-                log.warning("Redis is away", error=str(error)[:200])
+                self._outage.notice(error)
                 await asyncio.sleep(0.3)
                 continue
             for packed in answer[1] if answer else ():
@@ -206,6 +208,7 @@ class RedisWriterSide:
 
     def __init__(self, redis: Link, consumer: str) -> None:
         self._redis, self._consumer = redis, consumer
+        self._outage = Outage()
         self.bell = asyncio.Event()
         self.gap: Callable[[bool], None] = lambda _lost: None
         self._heard: deque[RedisHeard] = deque()
@@ -273,7 +276,7 @@ class RedisWriterSide:
                     pipe.publish(TOLD, orjson.dumps(changed))
                 await pipe.execute()
         except (*AWAY, ResponseError) as error:
-            log.warning("Redis is away", error=str(error)[:200])
+            self._outage.notice(error)
         for id in done:
             self._in_hand.pop(id, None)
             self._taken.discard(id)
@@ -310,7 +313,7 @@ class RedisWriterSide:
                 await self._read()
                 pause = 0.05
             except AWAY as error:
-                log.warning("Redis is away", error=str(error)[:200])
+                self._outage.notice(error)
                 self._epoch = None
                 self.gap(False)
             except ResponseError as error:

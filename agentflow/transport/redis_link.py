@@ -6,12 +6,15 @@ until it is answered. The database is the truth.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import structlog
 from redis import exceptions
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
 from redis.exceptions import ResponseError
 
 log = structlog.get_logger(__name__)
@@ -36,6 +39,8 @@ LEVELS = ("high", "normal", "low")
 BLOCK = 2.0
 """Seconds of one blocking read; shorter ones were seen to swallow cancellations."""
 
+SAY_EVERY = 30.0
+
 AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
 """What is raised while Redis cannot be reached."""
 
@@ -51,8 +56,22 @@ def connect(url: str, **options: Any) -> Link:
         socket_timeout=BLOCK + 4.0,
         socket_keepalive=True,
         health_check_interval=15,
+        retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2),  # a pool keeps dead connections
+        retry_on_error=[exceptions.ConnectionError],
         **options,
     )
+
+
+class Outage:
+    """Says in the log that Redis is away: at first, and then now and then."""
+
+    def __init__(self) -> None:
+        self._again = 0.0
+
+    def notice(self, error: Exception, **fields: object) -> None:
+        if time.monotonic() >= self._again:
+            self._again = time.monotonic() + SAY_EVERY
+            log.warning("Redis is away", error=str(error)[:200], **fields)
 
 
 def calls(queue: str, priority: int = 0) -> str:

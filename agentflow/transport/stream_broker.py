@@ -26,6 +26,7 @@ from agentflow.transport.redis_link import (
     BLOCK,
     WORKERS,
     Link,
+    Outage,
     bury,
     connect,
     make_group,
@@ -82,6 +83,7 @@ class StreamBroker(RedisStreamBroker):
         super().__init__(url, streams[0], consumer_name=consumer, consumer_id="0")
         self.streams, self._free = list(streams), free
         self.redis: Link = connect(url)
+        self._outage = Outage()
         self._add_once = self.redis.register_script(_ADD_ONCE)
         self._read_in_order = self.redis.register_script(_READ_IN_ORDER)
         self._settled: list[Entry] = []
@@ -203,7 +205,7 @@ class StreamBroker(RedisStreamBroker):
                 found: list[Entry] = await step()
                 return found
             except AWAY as error:
-                log.warning("Redis is away", error=str(error)[:200])
+                self._outage.notice(error)
             except ResponseError as error:
                 if not any(word in str(error) for word in ("NOGROUP", "UNBLOCKED", "LOADING")):
                     log.error("Redis refuses", error=str(error)[:200])
