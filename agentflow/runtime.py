@@ -32,6 +32,7 @@ from agentflow.worker.serving import Serving, cancel, register
 from agentflow.worker.spool import Spool
 from agentflow.worker.worker import Worker
 from agentflow.writer.handlers import Handlers
+from agentflow.writer.pruning import Pruner
 from agentflow.writer.tools import Tools
 from agentflow.writer.writer import CATCH_UP, Writer
 
@@ -57,6 +58,7 @@ class Runtime:
     conversation: LocalConversation
     writer: Writer
     tools: Tools
+    pruner: Pruner
     worker: Worker
     serving: Serving
     intake: Intake
@@ -131,6 +133,13 @@ class Runtime:
         heard = self.redis.writer_side if self.redis else self.conversation
         self.writer = Writer(
             self.tools, heard, self.broker, self.clock, self.told, shared=self.shared
+        )
+        self.pruner = Pruner(
+            self.clock.now,
+            self.artifacts.delete,
+            jobs=settings.keep_jobs,
+            bodies=settings.keep_bodies,
+            deliveries=settings.keep_deliveries,
         )
         if self.redis:
             self.redis.writer_side.gap = self._gap
@@ -240,6 +249,7 @@ class Runtime:
                 await self.worker.recover()
                 await self.writer.recover(self.conversation.report)
             self._tasks.append(spawn(self.writer.owed.run(), "agentflow-owed"))
+            self._tasks.append(spawn(self.pruner.run(), "agentflow-pruner"))
         if "worker" in self.roles:
             if self.shared or self.redis:
                 self._tasks.append(spawn(self.worker.recover(), "agentflow-recovery"))

@@ -246,7 +246,7 @@ def postgres(url: str, settings: Settings, role: str) -> JsonObject:
             "user": unquote(parts.username or ""),
             "password": unquote(parts.password) if parts.password else None,
             "database": parts.path.lstrip("/"),
-            "minsize": 1,
+            "minsize": 0,
             "maxsize": 10,
             "timeout": 10,
             "command_timeout": 30,

@@ -35,6 +35,10 @@ class Sql:
         writer holds. SQLite's writer is alone."""
         return " FOR UPDATE SKIP LOCKED" if self.postgres else ""
 
+    def locking_of(self, table: str) -> str:
+        """The same, where only one table of several is to be locked."""
+        return f" FOR UPDATE OF {table} SKIP LOCKED" if self.postgres else ""
+
     async def now(self, clock: Clock) -> datetime:
         """The time of the database, by which `clock` is set; the machine's, where both are one."""
         if not self.postgres:

@@ -117,8 +117,8 @@ async def understand(
     again = []
     for letter in replays:
         row = targets.get(_target(letter))
-        if row is None:
-            letter.fail("there is no such delivery any more")
+        if row is None or not row["body"]:
+            letter.fail("there is no such delivery any more, or not its body")
         else:
             again.append(Letter(row, run=letter.id))
     deliveries = [*(x for x in letters if x.row["kind"] == "webhook"), *again]
