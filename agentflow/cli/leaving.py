@@ -45,12 +45,12 @@ def connected(url: str | None, *, repeats: int = 1) -> Iterator[Client]:
     try:
         with client:
             yield client
+    except ServerUnreachable as error:  # a 503 is one too
+        leave(Code.UNREACHABLE, f"{error}\nIs a server running? agentflow dev")
     except ApiError as error:
         lines = [f"{fault['loc']}: {fault['msg']}" for fault in error.errors]
         said = "\n  ".join([error.title, *(lines or [error.detail])])
         leave(Code.USAGE if error.status in (400, 413, 422) else Code.FAILED, said)
-    except ServerUnreachable as error:
-        leave(Code.UNREACHABLE, f"{error}\nIs a server running? agentflow dev")
 
 
 def _address(url: str | None) -> tuple[str, str | None]:
