@@ -22,10 +22,12 @@ from agentflow.runtime import Runtime
 from agentflow.settings import Settings, load_settings
 from agentflow.store.database import Models
 from agentflow.store.transactions import current_transaction
+from agentflow.telemetry import traces
 from agentflow.types import DEFAULT_TENANT, JobId, Json, JsonObject
 from agentflow.web.context import Context
 from agentflow.web.jobs import command
 from agentflow.web.live import wait_final
+from agentflow.web.measuring import Measured
 from agentflow.web.server import create_web
 from agentflow.writer.handlers import HandlerFunction, Handlers
 
@@ -67,6 +69,7 @@ class AgentFlow:
         self._runtime: Runtime | None = None
         self._stopping = False
         self._web = create_web()
+        self._web.add_middleware(Measured)
 
     # -- registering -----------------------------------------------------------------------------
 
@@ -139,8 +142,9 @@ class AgentFlow:
         `InvalidInput`, `Conflict` for an idempotency key used otherwise, `StoreUnavailable`.
         """
         runtime = self._started()
-        new = runtime.prepare(JobSpec(task, input, **options), tenant)
-        return await self._store(runtime, new, using_db)
+        with traces.span(f"submit {task}", kind=traces.SpanKind.PRODUCER, task=task):
+            new = runtime.prepare(JobSpec(task, input, **options), tenant)
+            return await self._store(runtime, new, using_db)
 
     async def adopt(
         self,
@@ -156,8 +160,9 @@ class AgentFlow:
         A webhook that came before is found again.
         """
         runtime = self._started()
-        new = runtime.prepare_adopted(JobSpec(task, **options), external_id, tenant)
-        return await self._store(runtime, new, using_db)
+        with traces.span(f"adopt {task}", kind=traces.SpanKind.PRODUCER, task=task):
+            new = runtime.prepare_adopted(JobSpec(task, **options), external_id, tenant)
+            return await self._store(runtime, new, using_db)
 
     def job(self, id: str, *, tenant: str = DEFAULT_TENANT) -> JobHandle:
         """The handle of a job submitted before."""
@@ -215,6 +220,7 @@ class AgentFlow:
         except BaseException:
             self._runtime = None
             raise
+        self._web.state.gauges = runtime.gauges
         self._web.state.agentflow = runtime.context
 
     async def stop(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
@@ -23,11 +25,15 @@ from agentflow.store.database import Database, DirectoryLock, Models, free_direc
 from agentflow.store.intake import Doorbell, Intake
 from agentflow.store.sql import Sql
 from agentflow.store.transactions import detached
+from agentflow.telemetry import traces
+from agentflow.telemetry.metrics import Metrics
 from agentflow.transport.bus import Bus
 from agentflow.transport.conversation import Message
-from agentflow.transport.local import LocalBroker, LocalConversation
+from agentflow.transport.local import MAX_UNCLAIMED, LocalBroker, LocalConversation
 from agentflow.types import JobId, new_id
 from agentflow.web.context import Context
+from agentflow.web.metrics import Gauges
+from agentflow.web.sidedoor import side_door
 from agentflow.worker.serving import Serving, cancel, register
 from agentflow.worker.spool import Spool
 from agentflow.worker.worker import Worker
@@ -46,6 +52,9 @@ ROLES = frozenset({"web", "worker", "writer"})
 CLOCK_EVERY = 10.0
 """Seconds between two looks at the database's clock."""
 
+REDIS_EVERY = 0.25
+"""Seconds between two looks whether Redis went out of reach."""
+
 
 class Runtime:
     """The roles of one process: web, worker and writer, or one of them.
@@ -62,6 +71,8 @@ class Runtime:
     worker: Worker
     serving: Serving
     intake: Intake
+    metrics_port: int
+    """Where metrics are served, if they are by themselves."""
 
     def __init__(
         self,
@@ -85,10 +96,19 @@ class Runtime:
             role: Literal["writer", "web"] = "writer" if "writer" in self.roles else "web"
             self.database = Database(settings, models, role=role)
         self.intake = Intake(_Bell(self))
+        self.metrics = Metrics(catalogue.tasks, catalogue.providers)
         if "writer" in self.roles:
             self._make_writer()
         if "worker" in self.roles:
             self._make_worker()
+        self.gauges = Gauges(
+            self.metrics,
+            self.clock,
+            queues=self.queues,
+            redis=None if self.redis is None else self._redis_answers,
+            database=self.database if self.roles - {"worker"} else None,
+        )
+        self._beside = AsyncExitStack()
         self.context = Context(
             settings,
             self.catalogue,
@@ -132,8 +152,9 @@ class Runtime:
         )
         heard = self.redis.writer_side if self.redis else self.conversation
         self.writer = Writer(
-            self.tools, heard, self.broker, self.clock, self.told, shared=self.shared
-        )
+            self.tools, heard, self.broker, self.clock, self.told, shared=self.shared,
+            metrics=self.metrics,
+        )  # fmt: skip
         self.pruner = Pruner(
             self.clock.now,
             self.artifacts.delete,
@@ -157,6 +178,7 @@ class Runtime:
             max_result=settings.max_result,
             max_artifact=settings.max_artifact,
             allow_downloads=settings.allow_downloads,
+            metrics=self.metrics,
         )
         if self.redis:
             self.redis.worker_side.stop = self.worker.stop_attempt
@@ -167,6 +189,17 @@ class Runtime:
     def shared(self) -> bool:
         """Whether other processes may write to the same database."""
         return self.settings.database_url is not None
+
+    def queues(self) -> dict[str, int]:
+        """How many calls wait in the broker, by provider; in one process all wait together."""
+        if self.redis is None:
+            return {"all": MAX_UNCLAIMED - self.broker.room("")}
+        if self.redis.missing:
+            return {}
+        return {q: MAX_UNCLAIMED - self.redis.room(q) for q in self.catalogue.providers}
+
+    def _redis_answers(self) -> bool:
+        return self.redis is not None and not self.redis.missing
 
     def _free(self) -> int:
         return self.settings.concurrency - self.worker.busy
@@ -190,7 +223,7 @@ class Runtime:
     def prepare(self, spec: JobSpec, tenant: str) -> NewJob:
         """Check a submission against the catalogue. Raises `InvalidInput`."""
         task = self._task(spec.task)
-        return prepare(
+        new = prepare(
             spec,
             task,
             now=self.clock.now(),
@@ -198,11 +231,12 @@ class Runtime:
             webhooks=self.catalogue.expects_webhooks(task.name),
             max_input=self.settings.max_input,
         )
+        return replace(new, trace=traces.current())
 
     def prepare_adopted(self, spec: JobSpec, external_id: str, tenant: str) -> NewJob:
         """The same for a call made elsewhere."""
         task = self._task(spec.task)
-        return prepare_adopted(
+        new = prepare_adopted(
             spec,
             task,
             external_id,
@@ -210,6 +244,7 @@ class Runtime:
             tenant=tenant,
             webhooks=self.catalogue.expects_webhooks(task.name),
         )
+        return replace(new, trace=traces.current())
 
     def _task(self, name: str) -> Task[Any]:
         try:
@@ -223,12 +258,22 @@ class Runtime:
         if self.roles & {"worker"} or not self.shared:  # the spool and SQLite have one owner
             self.lock.take()
         try:
+            await self._show()
             await self._open()
             await self._begin()
         except BaseException:
             await self._end()
             raise
         self._announce()
+
+    async def _show(self) -> None:
+        """Metrics and health on their own port, from before the first thing that can fail."""
+        settings = self.settings
+        if settings.metrics_port is not None:
+            door = side_door(
+                self.context, self.gauges, settings.metrics_host, settings.metrics_port
+            )
+            self.metrics_port = await self._beside.enter_async_context(door)
 
     async def _open(self) -> None:
         if self.roles - {"worker"}:
@@ -239,6 +284,7 @@ class Runtime:
         await self.artifacts.start()
         if self.redis:
             await self.redis.start(self.roles)
+            self._tasks.append(spawn(self._watch_redis(), "agentflow-redis-watch"))
 
     async def _begin(self) -> None:
         if "writer" in self.roles:
@@ -260,6 +306,8 @@ class Runtime:
             await self.serving.stop(self.settings.grace)
         await self.intake.close()
         if "writer" in self.roles:
+            if self.redis:
+                await self.redis.stop_hearing()
             await self.writer.stop()
         await self._end()
 
@@ -284,6 +332,15 @@ class Runtime:
             except BaseORMException as error:
                 log.debug("The database does not tell the time", error=str(error)[:200])
 
+    async def _watch_redis(self) -> None:
+        answered = True
+        while True:
+            await asyncio.sleep(REDIS_EVERY)
+            answers = self._redis_answers()
+            if answered and not answers:
+                self.metrics.redis_outages.inc()
+            answered = answers
+
     async def _end(self) -> None:
         await cancel(self._tasks)
         if "worker" in self.roles:
@@ -292,6 +349,7 @@ class Runtime:
             await self.redis.stop()
         if self.roles - {"worker"}:
             await self.database.close()
+        await self._beside.aclose()
         self.lock.release()
 
     def _announce(self) -> None:
@@ -334,6 +392,8 @@ class _Bell(Doorbell):
     def new_job(self, new: NewJob) -> None:
         """Straight to the broker if its next ring is set for later, else the writer sends it."""
         job = new.job
+        metrics = self._runtime.metrics
+        metrics.submitted[(metrics.task(job.task),)].inc()
         rung = job.check_at is not None and job.check_at > job.created_at
         if job.status is not Status.QUEUED or not rung:
             self._runtime.ring()

@@ -89,6 +89,18 @@ class Settings(BaseSettings):
         description="`host:port` pairs files may be copied from although they are private.",
     )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Lines for people, or one JSON object a line."
+    )
+    metrics_token: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="Opens `/metrics` to requests from elsewhere, as a bearer token.",
+    )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="A port of its own for `/metrics` and health checks."
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address of the metrics port.")
     api_key: SecretStr | None = Field(None, description="Sent by the command line to a server.")
     require_keys: bool | None = Field(
         None, description="Whether the API is closed to requests without an API key."
@@ -194,6 +206,11 @@ def load_settings(**overrides: object) -> Settings:
         )
         raise SettingsError(f"These settings are wrong. {wrong}") from None
     _check_roles(settings)
+    if settings.metrics_host not in LOOPBACK and settings.metrics_token is None:
+        raise SettingsError(
+            f"AGENTFLOW_METRICS_HOST={settings.metrics_host}: others than this machine need a"
+            " token to see the numbers. Set AGENTFLOW_METRICS_TOKEN."
+        )
     if settings.host not in LOOPBACK and settings.require_keys is not True:
         raise SettingsError(
             f"AGENTFLOW_HOST={settings.host}: without API keys only this machine may come in. Set"

@@ -74,23 +74,34 @@ def plugin_view(plugin: Plugin, known: Catalogue) -> dict[str, Any]:
     }
 
 
-def migrate(data: Data = None, app: AppName = None, as_json: AsJson = False) -> None:
-    """Bring the database of a data directory up to date. A server does so itself at its start."""
+def migrate(
+    data: Data = None,
+    app: AppName = None,
+    roles: Annotated[
+        bool,
+        typer.Option("--roles", help="Make PostgreSQL's roles for web and writer, or renew them."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the database up to date; one process alone does so itself at its start.
+
+    On PostgreSQL as the owner of the tables, beside servers that run.
+    """
     import asyncio
 
     from agentflow.cli.loading import load_app
-    from agentflow.cli.migrating import migrated
+    from agentflow.cli.migrating import NEXT, migrated
     from agentflow.cli.showing import write_json
     from agentflow.settings import load_settings
 
     with settings_checked():
         settings = load_settings(data_dir=data, app=app)
         models = load_app(settings.app).models if settings.app else None
-        applied = asyncio.run(migrated(settings, models))
-    file = str(settings.data_dir / "agentflow.db")
+        place, applied = asyncio.run(migrated(settings, models, roles=roles))
     if as_json:
-        write_json({"database": file, "applied": applied})
-    elif applied:
-        typer.echo(f"{file}: applied {', '.join(applied)}")
-    else:
-        typer.echo(f"{file} is up to date")
+        write_json({"database": place, "applied": applied, "roles": roles})
+        return
+    done = f": applied {', '.join(applied)}" if applied else " is up to date"
+    typer.echo(f"{place}{done}")
+    if roles:
+        typer.echo(NEXT, err=True)

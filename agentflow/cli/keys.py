@@ -128,7 +128,9 @@ def _run(data: str | None, work: Callable[[], Awaitable[T]]) -> T:
     """What `work` makes of the opened database; expected trouble ends the program."""
     import asyncio
 
-    from agentflow.errors import NotFound
+    from tortoise.exceptions import BaseORMException
+
+    from agentflow.errors import NotFound, StoreUnavailable
     from agentflow.settings import load_settings
 
     async def main() -> T:
@@ -140,6 +142,8 @@ def _run(data: str | None, work: Callable[[], Awaitable[T]]) -> T:
             return asyncio.run(main())
     except NotFound as error:
         leave(Code.FAILED, str(error))
+    except (BaseORMException, StoreUnavailable) as error:
+        leave(Code.UNREACHABLE, f"The database does not answer ({error}): try again")
 
 
 @asynccontextmanager

@@ -199,8 +199,8 @@ async def _translated(func: Any, *args: Any, **kwargs: Any) -> Any:
         raise IntegrityError(error) from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise OperationalError(error) from error
-    except (OSError, TimeoutError) as error:
-        raise DBConnectionError(error) from error
+    except (OSError, TimeoutError, asyncpg.InternalClientError) as error:
+        raise DBConnectionError(error) from error  # the last: its server ended it in mid-air
 
 
 async def _keep(connection: Any) -> None:

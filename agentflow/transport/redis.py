@@ -51,6 +51,7 @@ class RedisTransport:
         self.worker_side = RedisWorkerSide(self._redis, name)
         self._lengths: dict[str, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._reading: list[asyncio.Task[None]] = []
         self._rings: set[asyncio.Task[None]] = set()
 
     async def start(self, roles: frozenset[str]) -> None:
@@ -58,7 +59,7 @@ class RedisTransport:
         running = [self._measure()]
         if "writer" in roles:
             await self.writer_side.ready()
-            running.append(self.writer_side.run())
+            self._reading = [asyncio.create_task(self.writer_side.run(), name="agentflow-hearing")]
         if "worker" in roles:
             running += [self.worker_side.run(), self.calls.settling(), self.chores.settling()]
         if "web" in roles:
@@ -66,12 +67,12 @@ class RedisTransport:
         await self._look()
         self._tasks = [asyncio.create_task(each, name="agentflow-redis") for each in running]
 
+    async def stop_hearing(self) -> None:
+        """The writer of this process takes nothing more; what it has is still answered."""
+        await _cancel(self._reading)
+
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        for task in self._tasks:
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await task
+        await _cancel([*self._reading, *self._tasks])
         for broker in (self.calls, self.chores):
             await broker.shutdown()
         await self._redis.aclose()
@@ -158,6 +159,14 @@ class RedisTransport:
             except (*AWAY, ResponseError) as error:
                 self._outage.notice(error)
                 await asyncio.sleep(0.5)
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await task
 
 
 def _plain(value: Message | Chore) -> object:

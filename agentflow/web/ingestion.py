@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 
 import structlog
@@ -15,9 +17,12 @@ from agentflow.core.providers import Verified
 from agentflow.errors import NotFound, SignatureError
 from agentflow.plugins.catalogue import Ready
 from agentflow.store.inserts import InboxEntry
+from agentflow.store.observing import trace_of
+from agentflow.telemetry import traces
 from agentflow.types import DEFAULT_TENANT, new_id
 from agentflow.web import schemas
 from agentflow.web.context import context, read
+from agentflow.web.measuring import metrics_of
 from agentflow.web.responses import JsonResponse
 from agentflow.web.routes import Routes
 
@@ -44,21 +49,43 @@ async def receive(request: Request) -> Response:
     ready = _ready(ctx.catalogue.providers.get(request.path_params["provider"]))
     raw = await read(request, ready.provider.max_body)
     now = ctx.clock.now()
-    verified = _verified(ready, request, raw, now)
+    received = metrics_of(request).deliveries
+    try:
+        verified = _verified(ready, request, raw, now)
+    except SignatureError:
+        received[ready.provider.name, "refused"].inc()
+        raise
     token = request.path_params.get("token")
-    entry = InboxEntry(
-        id=new_id("dlv"),
-        kind="webhook",
-        body=raw,
-        received_at=now,
-        tenant=DEFAULT_TENANT,  # the signature is the proof, whatever page it came from
-        provider=ready.provider.name,
-        dedup_key=_dedup_key(verified.delivery_id, raw),
-        token=token if token and _TOKEN.fullmatch(token) else None,
-        headers=_kept(request),
-    )
-    stored = await ctx.intake.add_inbox(entry)
-    return JsonResponse({"id": stored.id, "status": "stored" if stored.new else "duplicate"}, 202)
+    token = token if token and _TOKEN.fullmatch(token) else None
+    async with _span(ready, token, request) as trace:
+        entry = InboxEntry(
+            id=new_id("dlv"),
+            kind="webhook",
+            body=raw,
+            received_at=now,
+            tenant=DEFAULT_TENANT,  # the signature is the proof, whatever page it came from
+            provider=ready.provider.name,
+            dedup_key=_dedup_key(verified.delivery_id, raw),
+            token=token,
+            headers=_kept(request) | trace,
+        )
+        stored = await ctx.intake.add_inbox(entry)
+    result = "stored" if stored.new else "duplicate"
+    received[ready.provider.name, result].inc()
+    return JsonResponse({"id": stored.id, "status": result}, 202)
+
+
+@asynccontextmanager
+async def _span(ready: Ready, token: str | None, request: Request) -> AsyncIterator[dict[str, str]]:
+    """A span in the trace of the job the token names; else in that of the sender. The block gets
+    the header by which the writer finds it."""
+    name, parent = ready.provider.name, traces.received(request.headers)
+    if token is not None and traces.active():
+        found = await trace_of(name, token)
+        parent = traces.context_of(found) if found else parent
+    with traces.span(f"webhook {name}", parent, kind=traces.SpanKind.SERVER, provider=name):
+        current = traces.current()
+        yield {traces.HEADER: current} if current else {}
 
 
 @webhooks.add(

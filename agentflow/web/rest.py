@@ -20,8 +20,9 @@ from agentflow.store import queries
 from agentflow.store.artifacts import stored_artifact
 from agentflow.store.rows import dumps
 from agentflow.web import schemas
-from agentflow.web.context import Context, context, query, tenant
+from agentflow.web.context import Context, confides, context, query, tenant
 from agentflow.web.jobs import command
+from agentflow.web.metrics import gauges
 from agentflow.web.responses import JsonResponse
 from agentflow.web.routes import Routes
 
@@ -216,12 +217,24 @@ async def readyz(request: Request) -> Response:
         return JsonResponse(_health(["not started"], None, {}), 503)
     missing = ctx.missing()
     oldest: float | None = None
-    try:
-        oldest = await queries.oldest_due(ctx.clock.now())
-    except Exception as error:  # whatever the database raises, it is not there
-        missing = [*missing, f"database: {type(error).__name__}"]
-    said = _health(missing, oldest, ctx.catalogue.problems)
-    return JsonResponse(said, 503 if missing else 200, {"Cache-Control": "no-store"})
+    if ctx.settings.mode != "worker":  # which has no database
+        try:
+            oldest = await queries.oldest_due(ctx.clock.now())
+        except Exception as error:  # whatever the database raises, it is not there
+            missing = [*missing, *await _trouble(request, error)]
+    status = 503 if missing else 200
+    if await confides(request, ctx):
+        said = _health(missing, oldest, ctx.catalogue.problems)
+    else:
+        said = _health([], None, {}) | {"status": "unavailable" if missing else "ok"}
+    return JsonResponse(said, status, {"Cache-Control": "no-store"})
+
+
+async def _trouble(request: Request, error: Exception) -> list[str]:
+    """What the database lacks: an answer, or a migration."""
+    measured = gauges(request)
+    found = await measured.trouble() if measured else []
+    return found or [f"database: {type(error).__name__}"]
 
 
 def _health(missing: list[str], oldest: float | None, problems: dict[str, str]) -> dict[str, Any]:

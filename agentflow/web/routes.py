@@ -17,6 +17,7 @@ Needs: TypeAlias = Literal["open", "read", "write", "admin"]
 
 _OPEN = ("/healthz", "/readyz", "/webhooks/")
 
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One method on one path. `answers` maps a status to its model; None means a problem from 400

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from agentflow.artifacts import ArtifactStoreError, SourceGone, SourceRefused, SourceUnavailable
 from agentflow.core.events import Accepted, Collected, Event, load_event
 from agentflow.core.events import Source as From
 from agentflow.core.results import Artifact, Custody
 from agentflow.plugins.catalogue import Ready
+from agentflow.telemetry import traces
 from agentflow.transport.conversation import Chore, Granted
 from agentflow.types import new_id
 from agentflow.worker.call import Call
@@ -34,8 +37,29 @@ async def do_chore(worker: Worker, chore: Chore) -> None:
         "collect": _collect,
         "stop": _stop,
     }
+    about: dict[str, str | int]
+    about = {"job_id": chore.job_id, "attempt": chore.attempt, "task": chore.task}
+    span = traces.span(
+        f"{chore.kind} {chore.task}",
+        traces.context_of(chore.trace),
+        kind=traces.SpanKind.CLIENT,
+        **about,
+    )
+    with span as opened, bound_contextvars(tenant=chore.tenant, **about):
+        began = time.perf_counter()
+        outcome = await _done(worker, chore, doing[chore.kind])
+        opened.set_attribute("outcome", outcome)
+        label = chore.kind, outcome
+        worker.metrics.chores[label].observe(time.perf_counter() - began)
+
+
+async def _done(
+    worker: Worker, chore: Chore, do: Callable[[Worker, Chore], Awaitable[None]]
+) -> str:
+    """`done`, or `failed` with a line in the log."""
     try:
-        await doing[chore.kind](worker, chore)
+        await do(worker, chore)
+        return "done"
     except (Exception, SystemExit) as error:  # the plugin's code, the network
         ready = worker.catalogue.of_task(chore.task)
         said = redacted(str(error), ready.settings)[:300]
@@ -46,6 +70,7 @@ async def do_chore(worker: Worker, chore: Chore) -> None:
             kind=type(error).__name__,
             error=said,
         )
+        return "failed"
 
 
 async def _fetch(worker: Worker, chore: Chore) -> None:

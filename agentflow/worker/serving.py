@@ -49,7 +49,8 @@ def register_task(brokers: Brokers, worker: Worker, name: str) -> None:
     name."""
 
     async def call(message: dict[str, Any]) -> None:
-        await worker.execute(_MESSAGE.validate_python(message))
+        with contextlib.suppress(asyncio.CancelledError):  # a stop, which Taskiq calls an error
+            await worker.execute(_MESSAGE.validate_python(message))
 
     call.__name__ = call.__qualname__ = name.replace(".", "_")
     brokers.calls.register_task(call, task_name=name)

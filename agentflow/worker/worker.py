@@ -11,7 +11,7 @@ import inspect
 import ssl
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import orjson
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from agentflow.artifacts import ArtifactStore, Source, collect, guarded_client
 from agentflow.clock import Clock
@@ -30,12 +31,15 @@ from agentflow.core.events import (
     Failed,
     Progressed,
     Succeeded,
+    name_of,
 )
 from agentflow.core.events import Source as From
 from agentflow.core.providers import Task
 from agentflow.core.results import Artifact, Custody, artifact_place
 from agentflow.errors import InvalidInput, ProviderFailure
 from agentflow.plugins.catalogue import Catalogue, Ready
+from agentflow.telemetry import traces
+from agentflow.telemetry.metrics import Metrics
 from agentflow.transport.conversation import Claim, Denied, Granted, Message, WorkerSide
 from agentflow.types import JobId, Token, new_id
 from agentflow.worker.call import Call
@@ -63,8 +67,12 @@ class Worker:
         max_result: int,
         max_artifact: int,
         allow_downloads: frozenset[str] = frozenset(),
+        metrics: Metrics | None = None,
     ) -> None:
         self.id = id
+        self.metrics = metrics or Metrics(catalogue.tasks, catalogue.providers)
+        self._stopping = False
+        self._asking: dict[str, Claim] = {}
         self.busy = 0
         """Messages taken up and not done with."""
         self.catalogue, self.writer, self.store = catalogue, writer, store
@@ -87,8 +95,10 @@ class Worker:
     async def execute(self, message: Message) -> None:
         """One broker message: claim, call, report. Never raises but for cancellation."""
         self.busy += 1
+        about = {"job_id": message.job_id, "attempt": message.attempt, "task": message.task}
         try:
-            await self._execute(message)
+            with bound_contextvars(**about):
+                await self._execute(message)
         finally:
             self.busy -= 1
 
@@ -101,11 +111,31 @@ class Worker:
             grant = Granted(task.policy.timeout, message.deadline, True)
             await self._call(task, message, grant, nonce, asking)
             return
-        answer = await self.writer.claim(claim)
+        if self.stopping:
+            return
+        with self._span("claim", message) as span:
+            self._asking[nonce] = claim
+            answer = await self.writer.claim(claim)
+            del self._asking[nonce]
+            denied = isinstance(answer, Denied)
+            span.set_attribute("outcome", "denied" if denied else "granted")
         if isinstance(answer, Denied):
             log.debug("Claim denied", job_id=message.job_id, reason=answer.reason)
             return
+        if self.stopping:
+            await self.report(self._unused(claim))
+            return
         await self._call(task, message, answer, nonce, None)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing new is begun any more."""
+        return self._stopping
+
+    def _unused(self, claim: Claim) -> Envelope:
+        """The grant of this asking, if there is one, was not used."""
+        event = Abandoned(called=False, nonce=claim.nonce, attempt=claim.attempt)
+        return self.envelope(claim.job_id, f"unused:{claim.nonce}", event)
 
     def stop_attempt(self, job: JobId, attempt: int) -> None:
         """Cancel the attempt's task, unless its create is in flight: that must answer first."""
@@ -115,7 +145,9 @@ class Worker:
             running.task.cancel()
 
     async def drain(self, grace: float) -> None:
-        """Let running calls end for `grace` seconds; hand back what then still runs."""
+        """Let running calls end for `grace` seconds; hand back what then still runs. A claim that
+        is not answered by then is given up in the spool: it may have been granted all the same."""
+        self._stopping = True
         tasks = {r.task for r in self.running.values()}
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
@@ -126,6 +158,12 @@ class Worker:
         left = {r.task for r in self.running.values()} | self._reports
         if left:
             await asyncio.wait(left, timeout=5.0)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5.0):
+                while self._asking:  # noqa: ASYNC110 - the claims are not ours to wait for
+                    await asyncio.sleep(0.02)
+        for claim in self._asking.values():
+            self.spool.add(self._unused(claim))
 
     async def close(self) -> None:
         await self.http.aclose()
@@ -160,14 +198,43 @@ class Worker:
         nonce: str,
         asking: asyncio.Future[Granted | Denied] | None,
     ) -> None:
+        """The span is the current one of the plugin's code, so that those of its HTTP client, if
+        that is instrumented, lie within."""
+        with self._span("call", message) as span:
+            await self._traced_call(task, message, grant, nonce, asking, span)
+
+    def _span(self, what: str, message: Message) -> AbstractContextManager[traces.Span]:
+        return traces.span(
+            f"{what} {message.task}",
+            traces.context_of(message.trace),
+            kind=traces.SpanKind.CLIENT,
+            job_id=message.job_id,
+            attempt=message.attempt,
+            task=message.task,
+        )
+
+    async def _traced_call(
+        self,
+        task: Task[Any],
+        message: Message,
+        grant: Granted,
+        nonce: str,
+        asking: asyncio.Future[Granted | Denied] | None,
+        span: traces.Span,
+    ) -> None:
         ready = self.catalogue.of_task(task.name)
         shielded = not task.policy.repeatable and not ready.provider.local
         work = asyncio.ensure_future(self._outcome(task, ready, message, grant, shielded))
         running = Running(work, shielded)
         key = (message.job_id, message.attempt)
         self.running[key] = running
+        began = time.perf_counter()
         try:
             event = await _ended(work)
+            said = _outcome_name(event, running)
+            span.set_attribute("outcome", said)
+            label = self.metrics.task(task.name)
+            self.metrics.calls[label, said].observe(time.perf_counter() - began)
             if asking is not None and isinstance(await asking, Denied):
                 return
             if running.abandoned and event is None:
@@ -333,6 +400,15 @@ async def run_function(function: Any, *args: Any) -> Any:
         return await function(*args)
     returned = await asyncio.to_thread(function, *args)
     return await returned if inspect.isawaitable(returned) else returned
+
+
+def _outcome_name(event: Event | None, running: Running) -> str:
+    """What the call came to, in a word: an event's name, or the kind of its error."""
+    if isinstance(event, Failed):
+        return str(event.error.kind)
+    if event is not None:
+        return name_of(event)
+    return "canceled" if running.canceled and not running.abandoned else "abandoned"
 
 
 async def _ended(work: asyncio.Future[Event]) -> Event | None:

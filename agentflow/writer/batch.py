@@ -39,6 +39,18 @@ _CHANGED = (
 POSTPONED = timedelta(seconds=60)
 
 
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """An entry of the history, for those who watch."""
+
+    envelope: Envelope
+    job: Job
+    """As it was then."""
+    disposition: Disposition
+    reason: str
+    trace: str | None
+
+
 @dataclass(slots=True)
 class Held:
     """A job in the writer's hands: as it was read, as it is now, and what is to be written."""
@@ -50,6 +62,7 @@ class Held:
     rings: list[Ring] = field(default_factory=list)
     news: list[tuple[str, Job]] = field(default_factory=list)
     """What handlers are for: (kind, the job as it was then)."""
+    decided: list[Decided] = field(default_factory=list)
 
     @property
     def learned(self) -> set[str]:
@@ -93,6 +106,9 @@ class Batch:
         held.job = after
         held.entries.append(
             self._entry(envelope, before, after, made.disposition, made.reason, random)
+        )
+        held.decided.append(
+            Decided(envelope, after, made.disposition, made.reason, held.beside.trace)
         )
         if made.disposition is Disposition.APPLIED:
             self._note_news(held, before, after)

@@ -270,6 +270,11 @@ async def settle(sql: Sql, letters: Sequence[Letter], now: datetime, park_for: f
             f'DELETE FROM "agentflow_parked" WHERE {sql.among("id", 1, "bigint")}',
             [sql.array(answered)],
         )
+        await sql.rows(  # whose last id that was
+            f'UPDATE "agentflow_inbox" SET "wake_at" = NULL WHERE {sql.among("id", 1)} AND "id" NOT'
+            f' IN (SELECT "inbox_id" FROM "agentflow_parked" WHERE {sql.among("inbox_id", 2)})',
+            [ids := sql.array(x.id for x in letters if x.unparked), ids],
+        )
 
 
 async def fail_letters(

@@ -17,6 +17,7 @@ from agentflow.errors import UsageError
 from agentflow.store.pauses import clear_pause, set_pause
 from agentflow.store.rows import dumps, loads
 from agentflow.store.sql import Sql
+from agentflow.telemetry import traces
 from agentflow.transport.conversation import (
     Beat,
     Chore,
@@ -27,7 +28,7 @@ from agentflow.transport.conversation import (
     Message,
 )
 from agentflow.types import JobId
-from agentflow.writer.batch import Batch, Held
+from agentflow.writer.batch import Batch, Decided, Held
 from agentflow.writer.handlers import Handler, HandlerEvent
 from agentflow.writer.inbox import (
     Letter,
@@ -61,6 +62,12 @@ MOST = 200
 _BROKEN = "It, or another handler in its turn, broke the writer's transaction."
 
 
+_LISTS = (
+    *("answers", "given_back", "messages", "chores", "changed", "new_jobs"),
+    *("decided", "read"),
+)
+
+
 @dataclass(slots=True)
 class Done:
     """What follows the commit."""
@@ -74,6 +81,10 @@ class Done:
     look_again: set[tuple[str, str]] = field(default_factory=set)
     """(provider, external id) pairs to match once more after the commit: another writer may have
     parked, or learned, the same id in a transaction that did not see this one."""
+    decided: list[Decided] = field(default_factory=list)
+    read: list[Letter] = field(default_factory=list)
+    woken: int = 0
+    """Jobs whose alarm went off."""
     paused_changed: bool = False
     owed: bool = False
     more: bool = False
@@ -82,8 +93,9 @@ class Done:
     """Another writer held a row this turn was about."""
 
     def add(self, other: Done) -> None:
-        for name in ("answers", "given_back", "messages", "chores", "changed", "new_jobs"):
+        for name in _LISTS:
             getattr(self, name).extend(getattr(other, name))
+        self.woken += other.woken
         self.look_again |= other.look_again
         self.paused_changed |= other.paused_changed
         self.owed |= other.owed
@@ -141,6 +153,7 @@ class Turn:
         self._apply_letters(self.letters)
         for id in due:
             self._wake(JobId(id))
+        self.done.woken = len(due)
         await self._match_parked(due)
         await self._finish()
         self._answer(envelopes)
@@ -277,6 +290,8 @@ class Turn:
         await settle(self.sql, kept, self.now, self.tools.park_for)
         for id in written:
             self._collect_rings(self.batch.held[id])
+            self.done.decided += self.batch.held[id].decided
+        self.done.read += kept
         self.done.changed += [id for id in written if self.batch.held[id].entries]
         self._note_crossing(kept)
 
@@ -304,7 +319,8 @@ class Turn:
             for handler in self.tools.handlers.for_job(job.task, kind):
                 event = event or job_event(kind, job, held.beside, self.now)
                 wanted.append((handler, event, job.tenant, None))
-        return await self._run(wanted)
+        with traces.within(held.beside.trace if wanted else None):  # the jobs they start too
+            return await self._run(wanted)
 
     async def _tell_webhook(self, letter: Letter) -> None:
         event = letter.event

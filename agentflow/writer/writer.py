@@ -18,6 +18,7 @@ from agentflow.store.pauses import paused
 from agentflow.store.rows import instant
 from agentflow.store.sql import Sql
 from agentflow.store.transactions import hold_limit
+from agentflow.telemetry.metrics import Metrics
 from agentflow.transport.conversation import Broker, Claim, Denied, Heard, WriterSide
 from agentflow.types import JobId
 from agentflow.writer.handlers import briefly
@@ -27,6 +28,7 @@ from agentflow.writer.owed import Owed
 from agentflow.writer.poison import give_up, keep_poison
 from agentflow.writer.tools import Tools
 from agentflow.writer.turn import MOST, Done, Turn
+from agentflow.writer.watching import watch
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +41,8 @@ CATCH_UP = 7.0
 
 LOOK_EVERY = 0.05
 """Seconds between two looks at the alarms while there is always something to hear."""
+
+STOP_WITHIN = 10.0
 
 PAUSES_EVERY = 1.0
 """Seconds between two looks at what is paused."""
@@ -70,6 +74,7 @@ class Writer:
         told: Callable[[Sequence[JobId]], None],
         *,
         shared: bool = False,
+        metrics: Metrics | None = None,
     ) -> None:
         """`shared`: there may be other writers on the same database."""
         self._tools, self._conversation, self._broker = tools, conversation, broker
@@ -85,6 +90,7 @@ class Writer:
         self._look_again: set[tuple[str, str]] = set()
         self._crowded = 0.0
         self.owed = Owed(tools, clock.now, self.ring)
+        self.metrics = metrics or Metrics(tools.catalogue.tasks, tools.catalogue.providers)
         self.turns = 0
 
     def ring(self) -> None:
@@ -106,8 +112,11 @@ class Writer:
                 await self._rest()
 
     async def stop(self) -> None:
-        """Apply what was heard, then end `run`."""
-        await self.settled()
+        """Apply what was heard, then end `run`. What cannot be applied in time (others go on
+        talking, the database is away) stays with its senders."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_WITHIN):
+                await self.settled()
         self._stopping = True
         self._conversation.bell.set()
 
@@ -151,7 +160,7 @@ class Writer:
         await self._idle.wait()
 
     async def _turn(self) -> bool:
-        began = time.time()
+        began, began_ns = time.time(), time.time_ns()
         heard = self._conversation.take(MOST)
         try:
             done = await self._commit_or_isolate(heard)
@@ -161,7 +170,9 @@ class Writer:
         self._notice_standstill(time.time() - began - self._tools.handler_budget)
         self._look_again = done.look_again
         self.turns += 1
+        ended_ns = time.time_ns()
         await self._after(done)
+        watch(self.metrics, done, began_ns, ended_ns)
         await self._make_room(done)
         return done.more
 
@@ -175,6 +186,7 @@ class Writer:
         try:
             return await self._commit(heard)
         except Exception as error:
+            self.metrics.broken.inc()
             log.warning("A batch failed; its parts are tried singly", error=str(error)[:500])
             return await self._singly(heard)
 

@@ -558,7 +558,7 @@ async def ask(app: AgentFlow, command: dict[str, Any]) -> str:
 
 
 async def status_of(id: str) -> str:
-    (row,) = await rows("SELECT status FROM agentflow_inbox WHERE id = ?", id)
+    (row,) = await rows(f"SELECT status FROM agentflow_inbox WHERE id = '{id}'")
     return str(row["status"])
 
 

@@ -263,7 +263,9 @@ async def test_the_examples_of_the_page_run(
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def api(
+    tmp_path_factory: pytest.TempPathFactory, module_database: str | None
+) -> AsyncIterator[World]:
     async with world(tmp_path_factory.mktemp("client")) as running:
         yield running
 

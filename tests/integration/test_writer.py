@@ -207,9 +207,10 @@ async def test_every_history_folds_to_its_row(tmp_path: Path) -> None:
 
 
 async def whole(job: str) -> tuple[Any, Any, Any]:
-    (row,) = await rows("SELECT * FROM agentflow_jobs WHERE id = ?", job)
-    attempts = await rows("SELECT * FROM agentflow_attempts WHERE job_id = ?", job)
-    patches = await rows("SELECT patch FROM agentflow_history WHERE job_id = ? ORDER BY seq", job)
+    its = f"job_id = '{job}'"
+    (row,) = await rows(f"SELECT * FROM agentflow_jobs WHERE id = '{job}'")
+    attempts = await rows(f"SELECT * FROM agentflow_attempts WHERE {its}")
+    patches = await rows(f"SELECT patch FROM agentflow_history WHERE {its} ORDER BY seq")
     return row, attempts, [loads(p["patch"]) for p in patches]
 
 

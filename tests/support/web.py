@@ -209,8 +209,8 @@ class World:
         return await Sql(get_connection("default")).rows(query, values)
 
     async def token(self, job: str) -> str:
-        query = 'SELECT "token" FROM "agentflow_attempts" WHERE "job_id" = ?'
-        found: str = (await self.rows(query, job))[0]["token"]
+        query = f'SELECT "token" FROM "agentflow_attempts" WHERE "job_id" = \'{job}\''
+        found: str = (await self.rows(query))[0]["token"]
         return found
 
     async def count(self, table: str) -> int:

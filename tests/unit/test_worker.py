@@ -407,3 +407,25 @@ async def test_a_file_that_is_gone_is_lost_and_one_that_fails_waits(
     (event,) = hand.events
     assert [a.status for a in event.artifacts] == [Custody.LOST, Custody.STORED]
     await worker.close()
+
+
+async def test_a_grant_that_comes_during_the_stop_is_handed_back_unused(
+    bench: Bench, hand: ByHand
+) -> None:
+    called = []
+
+    async def do(call: Call, input: Any) -> Any:
+        called.append(1)
+
+    worker = bench.worker(do)
+    hand.slow_grant = asyncio.Event()
+    run = asyncio.ensure_future(worker.execute(message()))
+    while not hand.claims:
+        await asyncio.sleep(0.01)
+    drain = asyncio.ensure_future(worker.drain(0.05))
+    await asyncio.sleep(0)
+    hand.slow_grant.set()
+    await asyncio.wait_for(asyncio.gather(run, drain), 5)
+    nonce = hand.claims[0].nonce
+    assert (called, hand.events) == ([], [Abandoned(called=False, nonce=nonce, attempt=1)])
+    await worker.close()

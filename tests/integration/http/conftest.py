@@ -10,6 +10,8 @@ from support.web import World, world
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def api(
+    tmp_path_factory: pytest.TempPathFactory, module_database: str | None
+) -> AsyncIterator[World]:
     async with world(tmp_path_factory.mktemp("http")) as running:
         yield running

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 import re
@@ -13,7 +14,7 @@ import httpx
 import pytest
 import pytest_asyncio
 import structlog
-from support.cli import agentflow
+from support.cli import Ran, agentflow
 from support.keyed import bearer, new
 from support.web import KEY, World, serving, world
 from tortoise.connection import get_connection
@@ -28,6 +29,7 @@ from agentflow.webhooks.signatures import sign
 
 OPEN = {
     "GET /healthz",
+    "GET /metrics",  # it asks for a token of its own
     "GET /readyz",
     "POST /webhooks/{provider}",
     "POST /webhooks/{provider}/{token}",
@@ -60,7 +62,7 @@ async def free(tmp_path: Path) -> AsyncIterator[World]:
 # -- who is let in -----------------------------------------------------------------------------
 
 
-async def test_only_health_and_webhooks_are_open() -> None:
+async def test_only_health_numbers_and_webhooks_need_no_key() -> None:
     assert {named(o) for o in OPERATIONS if o.scope == "open"} == OPEN
 
 
@@ -187,26 +189,29 @@ async def test_a_page_of_another_site_may_use_a_key_it_was_given(free: World) ->
 
 
 async def test_keys_are_made_and_revoked_beside_a_running_server(tmp_path: Path) -> None:
-    data = str(tmp_path / "data")
-    first = agentflow("keys", "create", "before the first start", "--data", data, "--json")
-    assert first.code == 0, first.err
+    async def keys(*args: str) -> Ran:
+        ran = await asyncio.to_thread(agentflow, "keys", *args, "--data", str(tmp_path / "data"))
+        assert ran.code == 0, ran.err
+        return ran
+
+    first = (await keys("create", "before the first start", "--json")).json
     async with world(tmp_path / "data", require_keys=True) as api:
-        made = agentflow("keys", "create", "ci", "--tenant", "shop", "--scope", "read",
-                         "--expires", "2", "--data", data, "--json").json  # fmt: skip
-        for key in (first.json["key"], made["key"]):
+        asked = ("--tenant", "shop", "--scope", "read", "--expires", "2")
+        made = (await keys("create", "ci", *asked, "--json")).json
+        for key in (first["key"], made["key"]):
             assert (await api.http.get("/v1/jobs", headers=bearer(key))).status_code == 200
-        listed = agentflow("keys", "list", "--data", data, "--json")
+        listed = await keys("list", "--json")
         assert made["key"].rpartition("_")[2] not in listed.out
-        assert [k["id"] for k in listed.json["items"]] == [first.json["id"], made["id"]]
-        one = agentflow("keys", "list", "--tenant", "shop", "--data", data, "--json").json["items"]
+        assert [k["id"] for k in listed.json["items"]] == [first["id"], made["id"]]
+        one = (await keys("list", "--tenant", "shop", "--json")).json["items"]
         assert [(k["name"], k["scope"], k["state"]) for k in one] == [("ci", "read", "ok")]
-        assert agentflow("keys", "revoke", made["id"], "--data", data).code == 0
-        assert agentflow("keys", "revoke", made["key"], "--data", data).code == 0, "again, whole"
+        await keys("revoke", made["id"])
+        await keys("revoke", made["key"])  # again, and by the whole key
         api.app.runtime.clock.advance(2)
         answer = await api.http.get("/v1/jobs", headers=bearer(made["key"]))
         assert answer.status_code == 401
-        gone = agentflow("keys", "revoke", "nobody", "--data", data)
-        assert (gone.code, gone.err) == (1, "There is no key nobody\n")
+    gone = agentflow("keys", "revoke", "nobody", "--data", str(tmp_path / "data"))
+    assert (gone.code, gone.err) == (1, "There is no key nobody\n")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -116,16 +117,45 @@ async def nothing_foreign_by_filter(two: Two, method: str, path: str) -> None:
 
 
 async def keys_of_two(two: Two, method: str, path: str) -> None:
-    """One idempotency key in two tenants makes two jobs."""
-    made = []
-    for who, input in ((two.a, 1), (two.b, 2), (two.a, 1), (two.b, 2)):
+    """One idempotency key in two tenants makes two jobs, also when they come at once."""
+
+    async def submit(who: dict[str, str], input: int) -> httpx.Response:
         headers = who | {"Idempotency-Key": "the-same"}
-        said = {"task": "acme.echo", "input": input}
-        made.append(await two.api.http.request(method, path, headers=headers, json=said))
-    assert [m.status_code for m in made] == [201, 201, 200, 200]
-    ids = [m.json()["id"] for m in made]
+        return await two.ask(headers, method, path, json={"task": "acme.echo", "input": input})
+
+    made = [await submit(two.a, 1), await submit(two.b, 2)]
+    assert [m.status_code for m in made] == [201, 201]
+    a, b = (m.json()["id"] for m in made)
+    assert a != b
+    again = await asyncio.gather(*(submit(two.a, 1) for _ in range(9)), submit(two.b, 2))
+    assert [m.status_code for m in again] == [200] * 10
+    assert [m.json()["id"] for m in again] == [a] * 9 + [b]
+
+
+async def keys_of_two_in_batches(two: Two, method: str, path: str) -> None:
+    ids = []
+    for who in (two.a, two.b, two.a, two.b):
+        said = {"jobs": [{"task": "acme.echo", "idempotency_key": "batched"}]}
+        (item,) = (await two.ask(who, method, path, json=said)).json()["items"]
+        ids.append(item["job"]["id"])
     assert ids[0] != ids[1]
     assert ids[:2] == ids[2:]
+
+
+async def nothing_foreign_at_once(two: Two, method: str, path: str) -> None:
+    """A filter finds no job of another tenant, and does nothing to it."""
+    before = await rows_of(two)
+    wanted: dict[str, str] = (
+        {"task": "acme.file", "status": "succeeded"}
+        if path.endswith("retry")
+        else {"tag": "secret-tag"}
+    )
+    for who, found in ((two.a, True), (two.b, False)):
+        said = {"filter": wanted, "dry_run": found}
+        answer = await two.ask(who, method, path, json=said)
+        assert (answer.status_code, bool(answer.json()["ids"])) == (200, found), answer.text
+    await two.api.app.runtime.writer.settled()
+    assert await rows_of(two) == before
 
 
 async def nobodys(two: Two, method: str, path: str) -> None:
@@ -144,25 +174,40 @@ async def operators(two: Two, method: str, path: str) -> None:
     assert (await two.ask(two.ops, method, filled)).status_code != 403
 
 
+async def operators_from_elsewhere(two: Two, method: str, path: str) -> None:
+    """On this machine it is open to all, so the request pretends to come by another name."""
+    far = {"Host": "flow.example.com"}
+    said = [await two.ask(who | far, method, path) for who in ({}, two.a, two.b, two.ops)]
+    assert [s.status_code for s in said] == [403, 403, 403, 200]
+
+
 JOB, RUN, LETTER = str(new_job_id()), new_id("run"), new_id("dlv")
 
 CASES: dict[str, Case] = {
     "GET /healthz": nobodys,
+    "GET /metrics": operators_from_elsewhere,
     "GET /readyz": nobodys,
     "GET /v1/artifacts/{id}": unseen("artifact", f"art_{'0' * 32}_0"),
     "GET /v1/deliveries": nothing_foreign,
     "GET /v1/deliveries/{id}": unseen("delivery", LETTER),
+    "GET /v1/events": nothing_foreign,
     "GET /v1/handler-runs": nothing_foreign,
     "GET /v1/jobs": nothing_foreign_by_filter,
     "GET /v1/jobs/{id}": unseen("waiting", JOB),
     "GET /v1/jobs/{id}/events": unseen("waiting", JOB),
+    "GET /v1/pauses": operators,
     "GET /v1/providers": nobodys,
     "GET /v1/tasks": nobodys,
     "POST /v1/deliveries/{id}/replay": unseen("delivery", LETTER),
     "POST /v1/handler-runs/{id}/retry": unseen("run", RUN),
     "POST /v1/jobs": keys_of_two,
+    "POST /v1/jobs/batch": keys_of_two_in_batches,
+    "POST /v1/jobs/cancel": nothing_foreign_at_once,
+    "POST /v1/jobs/retry": nothing_foreign_at_once,
     "POST /v1/jobs/{id}/cancel": unseen("waiting", JOB),
     "POST /v1/jobs/{id}/retry": unseen("file job", JOB),
+    "POST /v1/pauses": operators,
+    "DELETE /v1/pauses/{target}": operators,
     "POST /webhooks/{provider}": nobodys,
     "POST /webhooks/{provider}/{token}": nobodys,
 }

@@ -1,7 +1,8 @@
-"""The application under the crash test: a row of its own moves with each job."""
+"""The application under the crash and the chaos test: a row of its own moves with each job."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from support.crash.models import Shot
 task = provider.tasks["replicate.predict"]
 task.policy = replace(
     task.policy, poll_after=1.0, poll_after_webhook=2.0, poll_max=5.0, backoff=0.2, deadline=300.0,
-    max_attempts=6, unknown_checks=4,
+    max_attempts=6, unknown_checks=int(os.environ.get("CRASH_UNKNOWN_CHECKS", "4")),
 )  # fmt: skip
 
 app = AgentFlow(models=["support.crash.models"])
@@ -39,15 +40,26 @@ async def shots(request: Request) -> JSONResponse:
     return JSONResponse(await Shot.all().values())
 
 
+async def _shot(id: int, tx: Any) -> Shot:
+    """Jobs submitted over HTTP have no row before they end."""
+    known = await Shot.get_or_none(id=id, using_db=tx)
+    return known or await Shot.create(id=id, using_db=tx)
+
+
 def follow(kind: str) -> None:
     @app.on("replicate.predict", kind)
     async def handler(event: Any, tx: Any) -> None:
-        shot = await Shot.get(id=event.job.entity_id, using_db=tx)
+        shot = await _shot(int(event.job.entity_id), tx)
         files = event.result.artifacts if event.result else ()
         await (
             Shot.filter(id=shot.id)
             .using_db(tx)
-            .update(status=kind, handled=shot.handled + 1, file=files[0].id if files else None)
+            .update(
+                status=kind,
+                handled=shot.handled + 1,
+                job=event.job.id,
+                file=files[0].id if files else None,
+            )
         )
 
     handler.__qualname__ = f"follow_{kind}"

@@ -7,6 +7,8 @@ from tortoise.models import Model
 
 
 class Shot(Model):
+    """`job` is the one that ended last, or the first if none has; `handled` counts their ends."""
+
     id = fields.IntField(primary_key=True)
     status = fields.CharField(max_length=16, default="new")
     job = fields.CharField(max_length=36, null=True)
