@@ -71,7 +71,7 @@ class Worker:
     ) -> None:
         self.id = id
         self.metrics = metrics or Metrics(catalogue.tasks, catalogue.providers)
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._asking: dict[str, Claim] = {}
         self.busy = 0
         """Messages taken up and not done with."""
@@ -111,7 +111,7 @@ class Worker:
             grant = Granted(task.policy.timeout, message.deadline, True)
             await self._call(task, message, grant, nonce, asking)
             return
-        if self.stopping:
+        if self._stopping.is_set():
             return
         with self._span("claim", message) as span:
             self._asking[nonce] = claim
@@ -122,15 +122,10 @@ class Worker:
         if isinstance(answer, Denied):
             log.debug("Claim denied", job_id=message.job_id, reason=answer.reason)
             return
-        if self.stopping:
+        if self._stopping.is_set():
             await self.report(self._unused(claim))
             return
         await self._call(task, message, answer, nonce, None)
-
-    @property
-    def stopping(self) -> bool:
-        """Whether nothing new is begun any more."""
-        return self._stopping
 
     def _unused(self, claim: Claim) -> Envelope:
         """The grant of this asking, if there is one, was not used."""
@@ -147,7 +142,7 @@ class Worker:
     async def drain(self, grace: float) -> None:
         """Let running calls end for `grace` seconds; hand back what then still runs. A claim that
         is not answered by then is given up in the spool: it may have been granted all the same."""
-        self._stopping = True
+        self._stopping.set()
         tasks = {r.task for r in self.running.values()}
         if tasks:
             await asyncio.wait(tasks, timeout=grace)

@@ -70,7 +70,8 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def slowest(books: Books, most: int = 5) -> list[Row]:
-    return sorted((j for j in books.jobs if j["finished_at"]), key=_age, reverse=True)[:most]
+    done = (job for job in books.jobs if job["status"] == "succeeded")
+    return sorted(done, key=_age, reverse=True)[:most]
 
 
 def declared_dead(

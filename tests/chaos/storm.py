@@ -95,10 +95,8 @@ async def _look(world: Cluster, clients: Clients, struck: list[Struck], outcome:
         f"seen: {dict(counted(books))}; provider: {dict(world.sim.stats.faults)}",
         f"ended by themselves: {deaths}",
         *table(figures(books, struck)),
-        *(
-            f"slowest: {j['id']} {j['reason']} {j['finished_at'] - j['created_at']}"
-            for j in slowest(books)
-        ),
+        "the slowest that succeeded:",
+        *(f"{job['id']}\n{books.told(job['id'])}" for job in slowest(books)),
     ]
 
 
