@@ -32,6 +32,7 @@ from agentflow.transport.conversation import Message
 from agentflow.transport.local import MAX_UNCLAIMED, LocalBroker, LocalConversation
 from agentflow.types import JobId, new_id
 from agentflow.web.context import Context
+from agentflow.web.limiting import RateLimits
 from agentflow.web.metrics import Gauges
 from agentflow.web.sidedoor import side_door
 from agentflow.worker.serving import Serving, cancel, register
@@ -118,6 +119,7 @@ class Runtime:
             self.artifacts,
             self.prepare,
             self.missing,
+            rates=RateLimits(self._redis_url),
         )
 
     def _lock(self) -> DirectoryLock:
@@ -128,7 +130,7 @@ class Runtime:
         return DirectoryLock(self.settings.data_dir)
 
     def _redis(self) -> RedisTransport | None:
-        url = self.settings.redis_url
+        url = self._redis_url
         if url is None:
             return None
         from agentflow.transport.redis import RedisTransport  # the embedded default has no Redis
@@ -136,8 +138,7 @@ class Runtime:
         queues = sorted(self.catalogue.providers)
         if self.roles == {"worker"} and self.settings.queues:
             queues = [q for q in queues if q in self.settings.queues]
-        secret = url.get_secret_value()
-        return RedisTransport(secret, self.name, queues, self.bus, self._free)
+        return RedisTransport(url, self.name, queues, self.bus, self._free)
 
     def _make_writer(self) -> None:
         settings = self.settings
@@ -184,6 +185,11 @@ class Runtime:
             self.redis.worker_side.stop = self.worker.stop_attempt
         register(self.broker, self.worker)
         self.serving = Serving(self.broker, self.worker, settings.concurrency)
+
+    @property
+    def _redis_url(self) -> str | None:
+        url = self.settings.redis_url
+        return url.get_secret_value() if url else None
 
     @property
     def shared(self) -> bool:
@@ -342,6 +348,7 @@ class Runtime:
             answered = answers
 
     async def _end(self) -> None:
+        await self.context.rates.close()
         await cancel(self._tasks)
         if "worker" in self.roles:
             await self.worker.close()

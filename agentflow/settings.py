@@ -191,7 +191,8 @@ def _check_roles(settings: Settings) -> None:
     ]
     if missing:
         raise SettingsError(
-            f"{' and '.join(missing)} must be installed for this: pip install 'agentflow-core[scale]'"
+            f"{' and '.join(missing)} must be installed for this:"
+            " pip install 'agentflow-core[scale]'"
         )
 
 

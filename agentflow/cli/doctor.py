@@ -5,20 +5,13 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any
 
 import typer
 
+from agentflow.cli.finding import Finding
 from agentflow.cli.leaving import Code
 from agentflow.cli.options import AppName, AsJson, Data, Url
-
-State: TypeAlias = Literal["ok", "warn", "fail"]
-
-
-class Finding(NamedTuple):
-    check: str
-    state: State
-    said: str
 
 
 def doctor(
@@ -26,11 +19,14 @@ def doctor(
     app: AppName = None,
     url: Url = None,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Do not ask the server or the public URL.")
+        bool, typer.Option("--offline", help="Ask no server, no database and no Redis.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check settings, plugins, keys and the server. The exit code is 1 if something fails."""
+    """Check settings, plugins, keys, PostgreSQL, Redis and the server.
+
+    The exit code is 1 if something fails.
+    """
     from agentflow.cli.showing import write_json, write_table
 
     found = list(_findings(data, app, url, offline))
@@ -61,6 +57,7 @@ def _findings(
     yield _directory(settings)
     if offline:
         return
+    yield from _backends(settings)
     yield _server(url or settings.url)
     yield _public(settings.public_url)
 
@@ -119,6 +116,18 @@ def _application(name: str) -> Finding:
     except UsageError as error:
         return Finding("app", "fail", str(error))
     return Finding("app", "ok", name)
+
+
+def _backends(settings: Any) -> Iterator[Finding]:
+    from agentflow.cli.backends import backends
+    from agentflow.cli.loading import load_app
+    from agentflow.errors import UsageError
+
+    try:
+        models = load_app(settings.app).models if settings.app else None
+    except UsageError:  # said above
+        models = None
+    yield from backends(settings, models)
 
 
 def _directory(settings: Any) -> Finding:

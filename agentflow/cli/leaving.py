@@ -61,7 +61,7 @@ def _address(url: str | None) -> tuple[str, str | None]:
     with settings_checked():
         from agentflow.settings import load_settings
 
-        settings = load_settings()
+        settings = load_settings(require_keys=True)  # which address the server has is its affair
     return settings.url, settings.api_key.get_secret_value() if settings.api_key else None
 
 

@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from agentflow.cli import audit, deliveries, dev, doctor, here, jobs, keys, roles, submit
+from agentflow.cli import (
+    audit,
+    bulk,
+    deliveries,
+    dev,
+    doctor,
+    here,
+    jobs,
+    keys,
+    pauses,
+    roles,
+    submit,
+)
 from agentflow.types import VERSION
 
 EPILOG = (
@@ -46,7 +58,11 @@ program.command("serve")(roles.serve)
 program.command("worker")(roles.worker)
 program.command("writer")(roles.writer)
 program.command("submit")(submit.submit)
+jobs.commands.command("cancel-all")(bulk.cancel_all)
+jobs.commands.command("retry-all")(bulk.retry_all)
 program.add_typer(jobs.commands, name="jobs")
+program.command("pause")(pauses.pause)
+program.command("resume")(pauses.resume)
 program.add_typer(deliveries.commands, name="deliveries")
 program.add_typer(deliveries.handlers, name="handlers")
 program.add_typer(keys.commands, name="keys")

@@ -165,12 +165,19 @@ async def history(tenant: str, job: str, after: int = -1, limit: int = 1000) -> 
 
 
 async def deliveries(
-    tenant: str, *, status: str | None, provider: str | None, cursor: str | None, limit: int
+    tenant: str,
+    *,
+    strays: bool,
+    status: str | None,
+    provider: str | None,
+    cursor: str | None,
+    limit: int,
 ) -> tuple[list[JsonObject], str | None]:
-    """Webhooks in the inbox, newest first."""
+    """Webhooks in the inbox, newest first; `strays`: also those about no job."""
     sql = Reader()
     values: list[Any] = [tenant]
     where = [f'"tenant" = {sql.mark(1)}', "\"kind\" <> 'command'"]
+    where += [] if strays else ['"job_id" IS NOT NULL']
     for column, value, sign in (
         ("status", status, "="),
         ("provider", provider, "="),
@@ -187,15 +194,16 @@ async def deliveries(
     return _page([delivery_view(r) for r in rows], limit)
 
 
-async def get_delivery(tenant: str, id: str) -> JsonObject:
-    """One delivery with its body as text. Raises `NotFound`, also for a command."""
+async def get_delivery(tenant: str, id: str, *, strays: bool) -> JsonObject:
+    """One delivery with its body as text. Raises `NotFound`, also for a command, and for what is
+    about no job unless `strays`."""
     sql = Reader()
     rows = await sql.rows(
         f'SELECT {_DELIVERY}, "body", "headers" FROM "agentflow_inbox"'
         f' WHERE "tenant" = {sql.mark(1)} AND "id" = {sql.mark(2)} AND "kind" <> \'command\'',
         [tenant, id],
     )
-    if not rows:
+    if not rows or not (strays or rows[0]["job_id"]):
         raise NotFound(f"There is no delivery {id}")
     body = bytes(rows[0]["body"]).decode(errors="replace")
     return {**delivery_view(rows[0]), "body": body, "headers": loads(rows[0]["headers"])}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import anyio
 import orjson
 import structlog
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,7 +19,7 @@ from agentflow.store.feed import START, Position, Stretch, end, stretch
 from agentflow.transport.bus import Bus
 from agentflow.types import JobId
 from agentflow.web import schemas
-from agentflow.web.context import Context, context, invalid, query, tenant
+from agentflow.web.context import Context, context, identify, invalid, query, tenant
 from agentflow.web.live import ASK_EVERY, LOOK_EVERY, PAGE
 from agentflow.web.responses import JsonResponse
 from agentflow.web.routes import Routes
@@ -56,7 +57,7 @@ async def everything(request: Request) -> Response:
     if "text/event-stream" in request.headers.get("accept", ""):
         said = request.headers.get("last-event-id")
         after = await _position(who, wanted.after if said is None else said, "Last-Event-ID")
-        return _live(ctx, who, after)
+        return _live(request, ctx, who, after)
     after = await _position(who, wanted.after, "after")
     found = Stretch([], False) if wanted.after == NOW else await stretch(who, after, wanted.limit)
     items = [entry for _, entry in found.entries]
@@ -73,10 +74,18 @@ async def _position(who: str, cursor: str | None, loc: str) -> Position:
     return at
 
 
-def _live(ctx: Context, who: str, after: Position) -> Response:
+def _live(request: Request, ctx: Context, who: str, after: Position) -> Response:
     stopping = anyio.Event()
+
+    async def let_in() -> bool:
+        """A stream without end outlives the key it was asked for with."""
+        try:
+            return (await identify(request, ctx)).tenant == who
+        except HTTPException:
+            return False
+
     return EventSourceResponse(
-        _events(ctx.bus, who, after, stopping),
+        _events(ctx.bus, who, after, stopping, let_in),
         ping=15,
         shutdown_event=stopping,
         shutdown_grace_period=4 * ASK_EVERY,
@@ -84,7 +93,11 @@ def _live(ctx: Context, who: str, after: Position) -> Response:
 
 
 async def _events(
-    bus: Bus, who: str, after: Position, stopping: anyio.Event
+    bus: Bus,
+    who: str,
+    after: Position,
+    stopping: anyio.Event,
+    let_in: Callable[[], Awaitable[bool]],
 ) -> AsyncIterator[ServerSentEvent]:
     """Listens first and reads second, so that nothing falls between."""
     yield ServerSentEvent(id=str(after))  # for who comes back before the first entry
@@ -93,6 +106,8 @@ async def _events(
         while not stopping.is_set():
             bell.clear()
             try:
+                if not await let_in():
+                    return
                 found = await stretch(who, after, PAGE)
             except StoreUnavailable:
                 log.warning("The live feed ended early")

@@ -52,7 +52,12 @@ class Listening(uvicorn.Server):
 
     def __init__(self, app: ASGIApp) -> None:
         config = uvicorn.Config(
-            app, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=DRAIN
+            app,
+            log_config=None,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            timeout_graceful_shutdown=DRAIN,
         )
         config.access_log = False  # said to the constructor, it would silence every server here
         super().__init__(config)

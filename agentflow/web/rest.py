@@ -20,7 +20,7 @@ from agentflow.store import queries
 from agentflow.store.artifacts import stored_artifact
 from agentflow.store.rows import dumps
 from agentflow.web import schemas
-from agentflow.web.context import Context, confides, context, query, tenant
+from agentflow.web.context import Context, confides, context, principal, query, tenant
 from agentflow.web.jobs import command
 from agentflow.web.metrics import gauges
 from agentflow.web.responses import JsonResponse
@@ -45,14 +45,16 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 async def deliveries(request: Request) -> Response:
     """List the webhooks received, newest first"""
     wanted = query(request, schemas.DeliveriesQuery)
-    found, cursor = await queries.deliveries(tenant(request), **wanted.model_dump())
+    who = principal(request)
+    found, cursor = await queries.deliveries(who.tenant, strays=who.operator, **wanted.model_dump())
     return JsonResponse({"items": found, "next_cursor": cursor})
 
 
 @inbox.add("GET", "/v1/deliveries/{id}", answers={200: schemas.DeliveryWhole})
 async def delivery(request: Request) -> Response:
     """Show a delivery with its body"""
-    return JsonResponse(await queries.get_delivery(tenant(request), request.path_params["id"]))
+    who, id = principal(request), request.path_params["id"]
+    return JsonResponse(await queries.get_delivery(who.tenant, id, strays=who.operator))
 
 
 @inbox.add("POST", "/v1/deliveries/{id}/replay", answers={202: schemas.Commanded, 409: None})
@@ -61,11 +63,11 @@ async def replay(request: Request) -> Response:
 
     Only the signature's time check is skipped: it was verified when it came in.
     """
-    ctx, who, id = context(request), tenant(request), request.path_params["id"]
-    found = await queries.get_delivery(who, id)
+    ctx, who, id = context(request), principal(request), request.path_params["id"]
+    found = await queries.get_delivery(who.tenant, id, strays=who.operator)
     if found["kind"] != "webhook":
         raise Conflict(f"{id} is no webhook: there is nothing to read again")
-    stored, status = await command(ctx, who, {"command": "replay", "delivery": id})
+    stored, status = await command(ctx, who.tenant, {"command": "replay", "delivery": id})
     return JsonResponse({"id": stored, "status": status}, 202)
 
 

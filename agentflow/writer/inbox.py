@@ -15,14 +15,14 @@ from agentflow.core.providers import Fact
 from agentflow.plugins.catalogue import Catalogue
 from agentflow.store.rows import Row, instant
 from agentflow.store.sql import Sql
-from agentflow.types import JobId
+from agentflow.types import DEFAULT_TENANT, JobId
 from agentflow.webhooks.reading import delivery_of, facts_of, type_of
 from agentflow.writer.handlers import WebhookEvent, explain
 from agentflow.writer.loading import attempts_by_external_id, attempts_by_token
 
 COLUMNS = (
     '"id", "tenant", "kind", "provider", "dedup_key", "token", "type", "headers", "body",'
-    ' "job_id", "received_at", "wake_at"'
+    ' "status", "job_id", "received_at", "wake_at"'
 )
 
 
@@ -51,8 +51,8 @@ class Letter:
     event: WebhookEvent | None = None
     handler_run: str | None = None
     pause: Pause | None = None
-    tenant: str | None = None
-    """Of the job it is about, once that is known."""
+    homes: dict[str, str] = field(default_factory=dict)
+    """The tenants whose jobs it is about, each with the first such job."""
     status: str = "applied"
     reason: str | None = None
     error: str | None = None
@@ -71,6 +71,18 @@ class Letter:
     """Its handlers had no time: the row stays as it is for the next turn."""
     unparked: list[int] = field(default_factory=list)
     """Rows of `agentflow_parked` that are answered by this."""
+
+    def owner(self) -> tuple[str, str | None]:
+        """Whose row it is, and about which job. What speaks of several tenants' jobs, or beside one
+        of somebody unknown, is about none: only operators see it."""
+        before, about = self.row["tenant"], self.row["job_id"]
+        if not self.homes or self.status == "failed":
+            return before, about
+        shared = self.row["status"] == "applied" and about is None
+        homes = ({before: about} if about else {}) | self.homes
+        if shared or len(homes) > 1 or (self.unmatched and DEFAULT_TENANT not in homes):
+            return DEFAULT_TENANT, None
+        return homes.popitem()
 
     def judge(self, says_something: bool) -> None:
         """What the row is called after its facts were looked at."""
@@ -241,7 +253,7 @@ async def settle(sql: Sql, letters: Sequence[Letter], now: datetime, park_for: f
     until = now + timedelta(seconds=park_for)
     await sql.update(
         "agentflow_inbox",
-        ("status", "reason", "error", "type", "job_id", "tenant", "applied_at", "wake_at"),
+        ("status", "reason", "error", "type", "tenant", "job_id", "applied_at", "wake_at"),
         ("id",),
         [
             [
@@ -249,8 +261,7 @@ async def settle(sql: Sql, letters: Sequence[Letter], now: datetime, park_for: f
                 x.reason,
                 x.error,
                 x.event.type[:128] if x.event and x.event.type else None,
-                x.envelopes[0].job_id if x.envelopes else x.row["job_id"],
-                x.tenant or x.row["tenant"],
+                *x.owner(),
                 now,
                 until if x.unmatched else instant(x.row["wake_at"]) if x.unparked else None,
                 x.id,

@@ -216,7 +216,7 @@ class Turn:
                 if job is None:
                     letter.fail("there is no such job")
                     break
-                letter.tenant = job.tenant
+                letter.homes.setdefault(job.tenant, job.id)
                 try:
                     reason = self.batch.apply(envelope)
                 except Exception as error:  # this letter alone is set aside
@@ -327,7 +327,7 @@ class Turn:
         if event is None:
             return
         handlers = self.tools.handlers.for_webhook(letter.row["provider"], event.type)
-        tenant = letter.row["tenant"]
+        tenant, _ = letter.owner()
         ran = await self._run([(handler, event, tenant, letter.id) for handler in handlers])
         letter.waits = not ran
         if ran and handlers and letter.status == "ignored":

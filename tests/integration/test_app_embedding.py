@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,14 @@ from support.serving import free_port, http_server
 from support.shop.ledger import Entry
 from support.shop.models import Note
 from tortoise import Tortoise
+from tortoise.connection import get_connection
 from tortoise.context import TortoiseContext, get_current_context
 
 from agentflow import Accepted, AgentFlow, Provider, Result, Settings, Succeeded
-from agentflow.core.events import Envelope, Source
 from agentflow.errors import SettingsError, UsageError
+from agentflow.store.sql import Sql
 from agentflow.testing.stand_ins import Trusting
-from agentflow.types import JobId, utcnow
+from agentflow.types import utcnow
 
 OWN = {"models": ["support.shop.models"]}
 
@@ -38,9 +38,15 @@ def settings(data: Path, **options: Any) -> Settings:
     return Settings(data_dir=data, grace=0.1, synchronous="NORMAL", **options)
 
 
-def columns(data: Path, table: str) -> list[str]:
-    with contextlib.closing(sqlite3.connect(data / "agentflow.db")) as db:
-        return [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+async def columns(table: str) -> list[str]:
+    sql = Sql(get_connection("default"))
+    query = f"SELECT name FROM pragma_table_info('{table}')"
+    if sql.postgres:
+        query = (
+            "SELECT column_name AS name FROM information_schema.columns"
+            f" WHERE table_name = '{table}' ORDER BY ordinal_position"
+        )
+    return [row["name"] for row in await sql.rows(query)]
 
 
 # -- mounted -------------------------------------------------------------------------------------
@@ -159,7 +165,7 @@ async def test_models_without_migrations_get_their_missing_tables(tmp_path: Path
         async with app.lifespan():
             await Note.create(text=f"{count}")
             assert await Note.all().count() == count, "what was there stays"
-    assert columns(tmp_path, "note") == ["id", "text", "job"]
+            assert await columns("note") == ["id", "text", "job"]
 
 
 async def test_models_with_migrations_are_migrated_beside_ours(tmp_path: Path) -> None:
@@ -173,10 +179,11 @@ async def test_models_with_migrations_are_migrated_beside_ours(tmp_path: Path) -
         async with app.lifespan():
             await Note.create(text=f"{count}", job="j")
             assert await Note.all().count() == count
-    assert columns(tmp_path, "note") == ["id", "text", "job"]
-    with contextlib.closing(sqlite3.connect(tmp_path / "agentflow.db")) as db:
-        applied = set(db.execute("SELECT app, name FROM tortoise_migrations"))
-    assert applied >= {("agentflow", "0001_initial"), ("models", "0002_job")}
+            assert await columns("note") == ["id", "text", "job"]
+            found = await rows("SELECT app, name FROM tortoise_migrations")
+            applied = [(row["app"], row["name"]) for row in found]
+            assert set(applied) >= {("agentflow", "0001_initial"), ("models", "0002_job")}
+            assert len(set(applied)) == len(applied), "each once"
 
 
 async def test_an_existing_tortoise_configuration_is_taken_over(tmp_path: Path) -> None:
@@ -189,7 +196,7 @@ async def test_an_existing_tortoise_configuration_is_taken_over(tmp_path: Path) 
         async with app.transaction() as tx:
             await Entry.create(text="a", using_db=tx)
         assert await Entry.all().count() == 1
-    assert columns(tmp_path, "entry") == ["id", "text"]
+        assert await columns("entry") == ["id", "text"]
 
 
 def test_a_configuration_cannot_take_our_place() -> None:
@@ -275,25 +282,6 @@ async def test_a_directory_in_use_is_refused_and_can_be_had_later(tmp_path: Path
     lock.release()
     async with app.lifespan():
         pass
-
-
-async def test_handlers_of_what_the_last_process_left_behind_may_submit(tmp_path: Path) -> None:
-    """They run before the start is over."""
-    fake = Fake()
-    app = AgentFlow(providers=[fake.provider], plugins=[])
-
-    @app.on("fake.work", "succeeded")
-    async def go_on(event: Any, tx: Any) -> None:
-        await app.submit("fake.work", {}, using_db=tx)
-
-    async with running(tmp_path, fake, app=app, synchronous="NORMAL"):
-        job = await app.submit("fake.work", {})
-        await until(app, job.id, "waiting")
-        left = Envelope("out", Source.WORKER, utcnow(), JobId(job.id), Succeeded(attempt=1))
-        app.runtime.worker.spool.add(left)
-    async with running(tmp_path, fake, app=app, synchronous="NORMAL"):
-        assert await rows("SELECT * FROM agentflow_handler_runs") == []
-        assert len(await rows("SELECT * FROM agentflow_jobs")) == 2
 
 
 async def test_handlers_of_what_ends_during_the_stop_may_submit(tmp_path: Path) -> None:

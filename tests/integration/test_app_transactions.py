@@ -113,15 +113,6 @@ async def test_waiting_for_a_job_in_a_transaction_is_refused(app: AgentFlow) -> 
                 await handle.cancel()
 
 
-async def test_a_write_beside_the_transaction_says_what_to_write(app: AgentFlow) -> None:
-    root = get_connection("default")
-    async with app.transaction():
-        with pytest.raises(UsageError, match="leave `using_db` out, or pass the `tx`"):
-            await Note.create(text="a", using_db=root)
-        await Note.create(text="b")  # forgotten, and found by the task
-    assert [note.text for note in await Note.all()] == ["b"]
-
-
 async def test_using_db_is_an_open_transaction(app: AgentFlow) -> None:
     with pytest.raises(UsageError, match=r"app\.transaction\(\) as tx"):
         await app.submit("fake.work", {}, using_db=get_connection("default"))

@@ -47,6 +47,7 @@ from agentflow.types import utcnow
 from agentflow.writer.batch import Batch
 from agentflow.writer.loading import load_jobs
 
+DATABASES = ("sqlite",)  # what is audited, and tampered with, is the file
 EVENTS = 100_000
 JOBS = 4_000
 

@@ -12,7 +12,7 @@ import pytest
 from support.fakes import Fake, deliver, running, tell, until
 
 from agentflow import AgentFlow, Failed, JobSpec, Progressed, ProviderError, Result, Succeeded
-from agentflow.store import sqlite
+from agentflow.store import postgres_asyncpg, sqlite
 
 WRITERS = {"agentflow-writer", "agentflow-owed"}
 INSERTABLE = {
@@ -38,6 +38,15 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
             return await run(self, sql, step)
 
         monkeypatch.setattr(cls, "_run", spy)
+    for server in (postgres_asyncpg.PostgresClient, postgres_asyncpg.Transaction):
+        call = server._translate_exceptions
+
+        async def spy_too(self: Any, func: Any, sql: str, *args: Any, call: Any = call) -> Any:
+            task = asyncio.current_task()
+            seen.append((task.get_name() if task else "?", sql))
+            return await call(self, func, sql, *args)
+
+        monkeypatch.setattr(server, "_translate_exceptions", spy_too)
     return seen
 
 

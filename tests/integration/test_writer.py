@@ -10,7 +10,7 @@ import orjson
 import pytest
 from support.fakes import Fake, deliver, reasons, rows, running, tell, until
 
-from agentflow import Accepted, AgentFlow, Policy, Progressed, Result, Succeeded
+from agentflow import Accepted, Policy, Progressed, Result, Succeeded
 from agentflow.core.events import Envelope, Source, Started
 from agentflow.core.job import fold
 from agentflow.store.rows import instant, loads
@@ -260,27 +260,6 @@ async def test_open_jobs_go_on_after_a_restart(tmp_path: Path) -> None:
     async with running(tmp_path, again) as app:
         await until(app, queued.id, "waiting")
         await until(app, delayed.id, "waiting")
-
-
-async def test_an_attempt_of_a_dead_process_is_unknown_and_found_not_repeated(
-    tmp_path: Path,
-) -> None:
-    fake = Fake()
-    app = AgentFlow(providers=[fake.provider], plugins=[])
-    async with running(tmp_path, fake, app=app):
-        await app.runtime.serving.stop(0)
-        job = await app.submit("fake.work", {})
-        await app.runtime.conversation.claim(Claim(job.id, 1, "n", "dead"))
-    again = Fake()
-    again.found = "ext-found"
-    async with running(tmp_path, again) as app:
-        view = await until(app, job.id, "waiting")
-        async with asyncio.timeout(5):
-            while view["external_id"] is None:
-                view = await app.job(job.id).status()
-        assert view["external_id"] == "ext-found"
-        assert again.calls == {}, "nothing was called again"
-        assert ("abandoned", "applied", "submit_unknown") in await reasons(job.id)
 
 
 async def test_an_outcome_in_the_spool_is_reported_before_its_attempt_is_given_up(

@@ -16,7 +16,7 @@ from support.web import KEY, Fakes, serving, url_of, world
 from tortoise.exceptions import OperationalError
 
 from agentflow import AgentFlow, Settings
-from agentflow.store import sqlite
+from agentflow.store import postgres_asyncpg, sqlite
 from agentflow.types import utcnow
 from agentflow.webhooks.signatures import sign
 
@@ -78,6 +78,7 @@ async def test_without_the_store_nobody_is_told_yes(
             await anext(lines)
             with monkeypatch.context() as patch:
                 patch.setattr(sqlite, "_submit", _away)
+                patch.setattr(postgres_asyncpg, "_translated", _away)
                 paths = [(m, p.replace("job_1", job["id"]), s) for m, p, s in PATHS]
                 for method, path, said in paths:
                     answer = await api.http.request(method, path, json=said)

@@ -336,8 +336,8 @@ async def test_the_history_tells_everything_in_order(api: World) -> None:
 async def test_the_history_never_shows_what_routes_or_proves(api: World) -> None:
     job = await api.waiting()
     token = await api.token(job["id"])
-    query = 'SELECT "nonce" FROM "agentflow_attempts" WHERE "job_id" = ?'
-    nonce = (await api.rows(query, job["id"]))[0]["nonce"]
+    query = 'SELECT "nonce" FROM "agentflow_attempts" WHERE "token" = '
+    nonce = (await api.rows(f"{query}'{token}'"))[0]["nonce"]
     shown = (await api.http.get(f"/v1/jobs/{job['id']}/events")).text
     shown += (await api.http.get(f"/v1/jobs/{job['id']}")).text
     assert token not in shown

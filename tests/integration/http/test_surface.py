@@ -103,7 +103,7 @@ async def test_head_answers_as_get_does(api: World, path: str) -> None:
     "path",
     ["/", "/v1", "/v2/jobs", "/v1/job", "/v1/jobs/", "/V1/jobs", "/v1/jobs/x/", "/v1//jobs",
      "//v1/jobs", "/v1/jobs/x/y/z", "/docs", "/favicon.ico", "/.env", "/v1/jobs%2fx", "/%00",
-     "/%0a", "/v1/events", "/agentflow.db", "/v1/artifacts/..%2f..%2fagentflow.db", "/%ff"],
+     "/%0a", "/v1/event", "/agentflow.db", "/v1/artifacts/..%2f..%2fagentflow.db", "/%ff"],
 )  # fmt: skip
 async def test_what_is_not_there_is_a_404(api: World, path: str) -> None:
     answer = await api.http.get(f"{api.url}{path}")
