@@ -31,6 +31,7 @@ check: .venv/.stamp ## lint, formatting, types, import contracts, architecture t
 
 bench: .venv/.stamp ## run the benchmarks
 	@.venv/bin/python -m tests.benchmarks $(ARGS)
+	@.venv/bin/python -m tests.benchmarks.scale_out $(ARGS)
 
 clean: ## remove .venv, caches and builds; jobs and files in .agentflow stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build
