@@ -401,6 +401,7 @@ class _Bell(Doorbell):
         job = new.job
         metrics = self._runtime.metrics
         metrics.submitted[(metrics.task(job.task),)].inc()
+        self._runtime.bus.told([job.id])  # its first entry is in the feed
         rung = job.check_at is not None and job.check_at > job.created_at
         if job.status is not Status.QUEUED or not rung:
             self._runtime.ring()

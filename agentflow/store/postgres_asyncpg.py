@@ -17,26 +17,29 @@ import asyncpg
 import structlog
 from tortoise.backends.asyncpg.client import AsyncpgDBClient, TransactionWrapper
 from tortoise.backends.base.client import TransactionContext
-from tortoise.exceptions import DBConnectionError, IntegrityError, OperationalError
+from tortoise.exceptions import (
+    DBConnectionError,
+    IntegrityError,
+    OperationalError,
+    TransactionManagementError,
+)
 
 from agentflow.errors import UsageError
-from agentflow.store.transactions import entered, limit
+from agentflow.store.transactions import CONTROL, CONTROLLED, ENDED, entered, limit, settled
 
 __all__ = ["PostgresClient", "Transaction", "client_class"]
 
 log = structlog.get_logger(__name__)
 
-_CONTROLLED = (
-    "The block `async with in_transaction()` begins and ends a transaction. Leave it to commit;"
-    " raise in it to roll back; nest another one for a part that may fail."
-)
-
 END_WITHIN = 5.0
 """Seconds for a ROLLBACK; a connection that does not answer by then is thrown away."""
 
-_ENDED = (
-    "This transaction {why}. Open a new one with `async with in_transaction()`; start a task that"
-    " is to outlive a transaction from `tx.after_commit(...)`, not inside it."
+_LOST = "was ended by a statement in it"
+
+_FAILED = (
+    "A statement of this transaction failed, and PostgreSQL keeps nothing of such a transaction,"
+    " whatever the code makes of the exception. Nest another `async with in_transaction()` for a"
+    " part that may fail."
 )
 
 
@@ -71,12 +74,18 @@ client_class = PostgresClient
 
 
 class Transaction(TransactionWrapper):
-    """What `async with in_transaction() as tx` gives: a transaction, or a savepoint in one."""
+    """What `async with in_transaction() as tx` gives: a transaction, or a savepoint in one.
+
+    Leaving the block ends it, by COMMIT or, after any exception, by ROLLBACK; nothing else can.
+    """
 
     def __init__(self, parent: PostgresClient | Transaction) -> None:
         super().__init__(parent)
         self.root: PostgresClient = parent.root if isinstance(parent, Transaction) else parent
         self._outer = parent if isinstance(parent, Transaction) else None
+        self._top: Transaction = self._outer._top if self._outer else self
+        self._lock = self._outer._lock if self._outer else self._lock
+        self._saved = 0
         self._ended = ""
         self._callbacks: list[Callable[[], object]] = []
 
@@ -93,55 +102,78 @@ class Transaction(TransactionWrapper):
     def over(self) -> str:
         return self._ended or (self._outer.over() if self._outer else "")
 
-    def _in_transaction(self) -> TransactionContext:
-        return cast("TransactionContext", _savepoint(self))
-
-    async def _refuse_control(self) -> NoReturn:
-        raise UsageError(_CONTROLLED)
-
-    begin = commit = rollback = _refuse_control
-    savepoint = savepoint_rollback = release_savepoint = _refuse_control
-
-    async def open(self) -> None:
-        self.transaction = self._connection.transaction()
-        await _translated(self.transaction.start)
-
-    async def close_by_commit(self) -> None:
-        assert self.transaction is not None, "it was opened"
-        await _translated(self.transaction.commit)
-
     def expire(self, seconds: float) -> None:
         """The server rolls back what a closed connection leaves behind."""
         log.warning("Transaction held too long, rolled back", hold_limit=seconds)
         self._end(f"was held longer than {seconds} s and has been rolled back")
         self._connection.terminate()
 
-    async def _translate_exceptions(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+    def _in_transaction(self) -> TransactionContext:
+        return cast("TransactionContext", _savepoint(self))
+
+    async def _refuse_control(self) -> NoReturn:
+        raise UsageError(CONTROLLED)
+
+    begin = commit = rollback = _refuse_control
+    savepoint = savepoint_rollback = release_savepoint = _refuse_control
+
+    async def _translate_exceptions(self, func: Any, query: str, *args: Any, **kwargs: Any) -> Any:
         if self.over():
             raise UsageError(self.over())
-        return await _translated(func, self, *args, **kwargs)
+        if CONTROL.match(query):
+            raise UsageError(CONTROLLED)
+        try:
+            answer = await _translated(func, self, query, *args, **kwargs)
+        except (OperationalError, DBConnectionError) as error:
+            if self.over():  # held too long meanwhile
+                raise UsageError(self.over()) from error
+            raise
+        if not self._connection.is_in_transaction():  # of what follows, each would be stored alone
+            self._top._end(_LOST)
+            raise UsageError(self.over())
+        return answer
+
+    async def _execute(self, statement: str) -> str:
+        """Returns what PostgreSQL says it did."""
+        async with self._lock:
+            done: str = await _translated(self._connection.execute, statement)
+            return done
 
     def _end(self, why: str) -> None:
-        self._ended = _ENDED.format(why=why)
+        self._ended = ENDED.format(why=why)
 
-    async def _undo(self, why: str) -> None:
-        """Roll back; a connection that cannot is closed, which has the server roll back."""
-        self._end(why)
-        assert self.transaction is not None, "it was opened"
-        try:
-            async with asyncio.timeout(END_WITHIN):
-                await self.transaction.rollback()
-        except BaseException as error:
-            self._connection.terminate()
-            if not isinstance(error, Exception):
-                raise
+    async def _commit(self) -> None:
+        """Commit, or raise and leave nothing; a cancellation waits until it is known which."""
+        if self.over():
+            raise UsageError(self.over())
+        self._end("has been committed")
+        outcome = asyncio.ensure_future(self._execute("COMMIT"))
+        outcome.add_done_callback(self._announce)
+        if await settled(outcome) != "COMMIT":
+            raise TransactionManagementError(_FAILED)
 
-    def _announce(self) -> None:
+    def _announce(self, outcome: asyncio.Future[str]) -> None:
+        if outcome.cancelled() or outcome.exception() or outcome.result() != "COMMIT":
+            return
         for callback in self._callbacks:
             try:
                 callback()
             except Exception:
                 log.exception("Callback after a commit failed", callback=repr(callback))
+
+    async def _undo(self, statement: str, why: str) -> None:
+        """Roll back; a connection that cannot is closed, which has the server roll back."""
+        if self.over():
+            return
+        self._end(why)
+        try:
+            async with asyncio.timeout(END_WITHIN):
+                await self._execute(statement)
+        except BaseException as error:
+            self._top._end(_LOST)
+            self._connection.terminate()
+            if not isinstance(error, Exception):
+                raise
 
 
 @asynccontextmanager
@@ -151,43 +183,41 @@ async def _transaction(root: PostgresClient, seconds: float | None) -> AsyncIter
     try:
         tx = Transaction(root)
         tx._connection = connection
-        await tx.open()
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(float(seconds), tx.expire, seconds) if seconds else None
+        timer = None
         try:
+            await tx._execute("BEGIN")
+            if seconds:
+                timer = asyncio.get_running_loop().call_later(seconds, tx.expire, seconds)
             with entered(tx):
                 yield tx
         except BaseException:
-            if not tx.over():
-                await tx._undo("has been rolled back")
+            await tx._undo("ROLLBACK", "has been rolled back")
             raise
         finally:
             if timer is not None:
                 timer.cancel()
-        if tx.over():
-            raise UsageError(tx.over())
-        tx._end("has been committed")
-        await tx.close_by_commit()
+        await tx._commit()
     finally:
         await asyncio.shield(pool.release(connection))
-    tx._announce()
 
 
 @asynccontextmanager
 async def _savepoint(parent: Transaction) -> AsyncIterator[Transaction]:
     tx = Transaction(parent)
-    await tx.open()
+    tx._top._saved += 1
+    name = f"agentflow_{tx._top._saved}"
+    await tx._execute(f"SAVEPOINT {name}")
     try:
         with entered(tx):
             yield tx
+        if tx.over():
+            raise UsageError(tx.over())
+        await tx._execute(f"RELEASE {name}")
     except BaseException:
-        if not tx.over():
-            await tx._undo("has been rolled back to its savepoint")
+        undone = "has been rolled back to its savepoint"
+        await tx._undo(f"ROLLBACK TO {name}; RELEASE {name}", undone)
         raise
-    if tx.over():
-        raise UsageError(tx.over())
     tx._end("has been released into its transaction")
-    await tx.close_by_commit()
     parent._callbacks += tx._callbacks
 
 

@@ -59,7 +59,9 @@ class Reader(Sql):
             raise _unavailable(error) from error
 
     async def rows(self, query: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """Raises `StoreUnavailable`."""
+        """Raises `StoreUnavailable`. A text with a NUL, which PostgreSQL has not, finds nothing."""
+        if self.postgres:
+            values = [v.replace("\0", "\ufffd") if isinstance(v, str) else v for v in values]
         try:
             return await super().rows(query, values)
         except BaseORMException as error:

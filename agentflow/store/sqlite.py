@@ -38,12 +38,16 @@ from tortoise.exceptions import IntegrityError, OperationalError, TransactionMan
 
 from agentflow.errors import UsageError
 from agentflow.store.transactions import (
+    CONTROL,
+    CONTROLLED,
+    ENDED,
     current_transaction,
     detached,
     entered,
     held,
     hold_limit,
     limit,
+    settled,
 )
 
 __all__ = [
@@ -63,14 +67,6 @@ Step: TypeAlias = Callable[[sqlite3.Connection], T]
 _READ = re.compile(
     r"\s*(SELECT|VALUES|EXPLAIN|WITH(?!.*\b(INSERT|UPDATE|DELETE|REPLACE)\b))\b", re.I | re.S
 )
-_CONTROL = re.compile(  # comments may stand before it
-    r"(?:\s|;|--[^\n]*\n|/\*.*?\*/)*(BEGIN|COMMIT|END|ROLLBACK|SAVEPOINT|RELEASE)\b", re.I | re.S
-)
-
-_ENDED = (
-    "This transaction {why}. Open a new one with `async with in_transaction()`; start a task that"
-    " is to outlive a transaction from `tx.after_commit(...)`, not inside it."
-)
 _CROSSED = (
     "Another task has a savepoint open in this transaction, and savepoints only nest. Run the"
     " tasks one after another, or give each its own transaction outside this one."
@@ -79,10 +75,6 @@ _INSIDE = (
     "This task holds a transaction, and a write beside it would wait for it for ever. Write"
     " through the transaction: leave `using_db` out, or pass the `tx` that"
     " `async with in_transaction() as tx` gave."
-)
-_CONTROLLED = (
-    "The block `async with in_transaction()` begins and ends a transaction. Leave it to commit;"
-    " raise in it to roll back; nest another one for a part that may fail."
 )
 _SCRIPT = (
     "In SQLite a script commits the transaction it runs in. Use `execute_query()` for each"
@@ -267,7 +259,7 @@ class Transaction(_Statements, TransactionalDBClient):
         raise UsageError(_SCRIPT)
 
     async def _refuse_control(self) -> NoReturn:
-        raise UsageError(_CONTROLLED)
+        raise UsageError(CONTROLLED)
 
     begin = commit = rollback = _refuse_control
     savepoint = savepoint_rollback = release_savepoint = _refuse_control
@@ -280,8 +272,8 @@ class Transaction(_Statements, TransactionalDBClient):
 
     async def _run(self, sql: str, step: Step[T]) -> T:
         self._check()
-        if _CONTROL.match(sql):
-            raise UsageError(_CONTROLLED)
+        if CONTROL.match(sql):
+            raise UsageError(CONTROLLED)
         self.log.debug("%s", sql)
         top = self._top
         queued, top._queued = top._queued, []
@@ -311,7 +303,7 @@ class Transaction(_Statements, TransactionalDBClient):
         self._abandon(f"was held longer than {limit} s and has been rolled back")
 
     def _end(self, why: str) -> None:
-        self._ended = _ENDED.format(why=why)
+        self._ended = ENDED.format(why=why)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -337,7 +329,7 @@ class Transaction(_Statements, TransactionalDBClient):
             outcome = _submit(self._connection, partial(_inside, self._queued, _commit))
             outcome.add_done_callback(self._announce)
             with _translated():
-                await _settled(outcome)
+                await settled(outcome)
         finally:
             self._free()
 
@@ -441,19 +433,6 @@ def _submit(connection: aiosqlite.Connection | None, step: Step[T]) -> asyncio.F
     future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
     connection._tx.put_nowait((future, partial(step, connection._conn)))
     return future
-
-
-async def _settled(future: asyncio.Future[T]) -> T:
-    """Wait for `future` through every cancellation, then let the cancellation go on."""
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.wait({future})
-        except asyncio.CancelledError as exc:
-            cancelled = exc
-    if cancelled is not None:
-        raise cancelled
-    return future.result()
 
 
 # Steps: run in the connection's thread

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tortoise.connection import get_connections
+
+T = TypeVar("T")
+
+CONTROL = re.compile(  # comments may stand before it
+    r"(?:\s|;|--[^\n]*\n|/\*.*?\*/)*"
+    r"(BEGIN|START|COMMIT|END|ABORT|ROLLBACK|SAVEPOINT|RELEASE)\b",
+    re.I | re.S,
+)
+
+ENDED = (
+    "This transaction {why}. Open a new one with `async with in_transaction()`; start a task that"
+    " is to outlive a transaction from `tx.after_commit(...)`, not inside it."
+)
+
+CONTROLLED = (
+    "The block `async with in_transaction()` begins and ends a transaction. Leave it to commit;"
+    " raise in it to roll back; nest another one for a part that may fail."
+)
 
 
 class Held(Protocol):
@@ -57,6 +77,19 @@ def hold_limit(seconds: float | None) -> Iterator[None]:
         yield
     finally:
         limit.reset(token)
+
+
+async def settled(future: asyncio.Future[T]) -> T:
+    """Wait for `future` through every cancellation, then let the cancellation go on."""
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait({future})
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    if cancelled is not None:
+        raise cancelled
+    return future.result()
 
 
 @contextmanager

@@ -123,6 +123,10 @@ class Metrics:
         )
         self.redis_outages = counter("redis_outages", "Times Redis went out of reach.")[()]
 
+    def handled(self, handler: str, done: bool, seconds: float) -> None:
+        """A handler of the application ran; `done`: without raising."""
+        self.handler_runs[handler, "done" if done else "failed"].observe(seconds)
+
     # -- labels ----------------------------------------------------------------------------------
 
     def task(self, name: str) -> str:

@@ -80,7 +80,8 @@ class RedisTransport:
     @property
     def missing(self) -> list[str]:
         """What keeps it from working, in words."""
-        return [] if self._lengths else ["Redis cannot be reached"]
+        ended = [f"{task.get_name()} has stopped" for task in self._tasks if task.done()]
+        return ended + ([] if self._lengths else ["Redis cannot be reached"])
 
     # -- the broker ------------------------------------------------------------------------------
 
@@ -162,8 +163,11 @@ class RedisTransport:
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
+    left = {task for task in tasks if not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=1.0)  # see `heed_cancellation`
     for task in tasks:
         with contextlib.suppress(asyncio.CancelledError, Exception):
             await task

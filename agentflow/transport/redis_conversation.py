@@ -27,11 +27,13 @@ from agentflow.transport.redis_link import (
     BLOCK,
     EPOCH,
     EVENTS,
+    PASSING,
     TOLD,
     WRITERS,
     Link,
     Outage,
     bury,
+    heed_cancellation,
     make_group,
     reclaim,
     replies,
@@ -53,8 +55,8 @@ KEPT = 300
 IDLE = 8.0
 """Seconds after which what one writer read and did not answer is read by another."""
 
-CATCH_UP = 7.0
-"""Seconds in which every worker has said again what Redis has lost."""
+NOT_UNDERSTOOD = (ValueError, LookupError, TypeError)
+"""What the words of another version raise."""
 
 AHEAD = 2000
 """Things read and not yet taken; more are left in Redis."""
@@ -66,6 +68,7 @@ class _Asked:
 
     said: Claim | Envelope
     answer: asyncio.Future[Granted | Denied | None]
+    waiting: int = 0
     entry: bytes | None = None
     at: float = 0.0
 
@@ -109,10 +112,13 @@ class RedisWorkerSide:
             self._open[key] = asked
             self._fresh.append(asked)
             self._bell.set()
+        asked.waiting += 1
         try:
             return await asyncio.shield(asked.answer)
         finally:
-            self._open.pop(key, None)
+            asked.waiting -= 1
+            if not asked.waiting:
+                self._open.pop(key, None)
 
     async def _send(self) -> None:
         """What is said, at once; what gathers while a sending is under way goes together."""
@@ -127,6 +133,7 @@ class RedisWorkerSide:
                     self._outage.notice(error)
                     self._fresh[:0] = pack
                     await asyncio.sleep(0.3)
+                heed_cancellation()
 
     async def _say(self, pack: Sequence[_Asked | Beat]) -> None:
         said = [dump_said(x if isinstance(x, Beat) else x.said) for x in pack]
@@ -146,6 +153,7 @@ class RedisWorkerSide:
                 lost = await self._lost({a.entry for a in late if a.entry})
             except (*AWAY, ResponseError):
                 continue
+            heed_cancellation()
             again = [a for a in late if a.entry in lost and a not in self._fresh]
             if again:
                 log.debug("Said again", count=len(again))
@@ -170,17 +178,21 @@ class RedisWorkerSide:
                 self._outage.notice(error)
                 await asyncio.sleep(0.3)
                 continue
+            heed_cancellation()
             for packed in answer[1] if answer else ():
-                self._understand(orjson.loads(packed))
+                for told in _parts(packed):
+                    try:
+                        self._understand(*told)
+                    except NOT_UNDERSTOOD as error:
+                        log.error("A writer was not understood", error=str(error)[:200])
 
-    def _understand(self, told: list[Any]) -> None:
-        for kind, *rest in told:
-            if kind == "stop":
-                self.stop(JobId(rest[0]), rest[1])
-            elif kind == "answer":
-                asked = self._open.get(rest[0])
-                if asked is not None and not asked.answer.done():
-                    asked.answer.set_result(load_answer(rest[1]))
+    def _understand(self, kind: str, *rest: Any) -> None:
+        if kind == "stop":
+            self.stop(JobId(rest[0]), rest[1])
+        elif kind == "answer":
+            asked = self._open.get(rest[0])
+            if asked is not None and not asked.answer.done():
+                asked.answer.set_result(load_answer(rest[1]))
 
 
 @dataclass(slots=True, eq=False)
@@ -213,7 +225,6 @@ class RedisWriterSide:
         self.gap: Callable[[bool], None] = lambda _lost: None
         self._heard: deque[RedisHeard] = deque()
         self._in_hand: dict[bytes, _Entry] = {}
-        self._taken: set[bytes] = set()
         self._room = asyncio.Event()
         self._answers: dict[str, list[Any]] = {}
         self._done: list[bytes] = []
@@ -227,9 +238,7 @@ class RedisWriterSide:
     def take(self, most: int) -> list[Heard]:
         taken: list[Heard] = []
         while self._heard and len(taken) < most:
-            heard = self._heard.popleft()
-            self._taken.add(heard.entry.id)
-            taken.append(heard)
+            taken.append(self._heard.popleft())
         self._room.set()
         return taken
 
@@ -269,9 +278,9 @@ class RedisWriterSide:
                 for worker, told in answers.items():
                     pipe.rpush(replies(worker), orjson.dumps(told))
                     pipe.expire(replies(worker), KEPT)
-                if done:
-                    pipe.xack(EVENTS, WRITERS, *done)
+                if done:  # deleted first: what is acknowledged and still there is nobody's
                     pipe.xdel(EVENTS, *done)
+                    pipe.xack(EVENTS, WRITERS, *done)
                 if changed:
                     pipe.publish(TOLD, orjson.dumps(changed))
                 await pipe.execute()
@@ -279,23 +288,24 @@ class RedisWriterSide:
             self._outage.notice(error)
         for id in done:
             self._in_hand.pop(id, None)
-            self._taken.discard(id)
 
     async def heard_until(self) -> float | None:
         """See `WriterSide`: the age of the oldest entry in the stream that is not of this turn."""
+        waiting = {heard.entry.id for heard in self._heard}
+        taken = self._in_hand.keys() - waiting
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.time()
                 pipe.get(EPOCH)
-                pipe.xrange(EVENTS, count=len(self._taken) + 1)
+                pipe.xrange(EVENTS, count=len(taken) + 1)
                 (seconds, micros), epoch, entries = await pipe.execute()
+            if epoch is None or epoch != self._epoch:
+                await self._renew()
+                return None
         except (*AWAY, ResponseError):
             self.gap(False)
             return None
-        if epoch != self._epoch:
-            await self._renew()
-            return None
-        left = [id for id, _ in entries if id not in self._taken]
+        left = [id for id, _ in entries if id not in taken]
         if not left:
             return 0.0
         said_at = int(left[0].partition(b"-")[0]) / 1000
@@ -317,11 +327,13 @@ class RedisWriterSide:
                 self._epoch = None
                 self.gap(False)
             except ResponseError as error:
-                if not any(word in str(error) for word in ("NOGROUP", "UNBLOCKED", "LOADING")):
+                if not any(word in str(error) for word in PASSING):
                     log.error("Redis refuses", error=str(error)[:200])
                 self._epoch = None
             else:
+                heed_cancellation()
                 continue
+            heed_cancellation()
             await asyncio.sleep(pause)
             pause = min(2 * pause, 1.0)
 
@@ -370,12 +382,21 @@ class RedisWriterSide:
 
 
 def _understood(id: bytes, fields: dict[bytes, bytes], owner: RedisWriterSide) -> list[RedisHeard]:
-    entry = _Entry(id, fields.get(b"from", b"").decode(), 0)
+    entry = _Entry(id, fields.get(b"from", b"").decode(errors="replace"), 0)
     heard = []
-    for each in orjson.loads(fields.get(b"said", b"[]")):
+    for each in _parts(fields.get(b"said", b"[]")):
         try:
             heard.append(RedisHeard(load_said(each), entry, owner))
-        except (ValueError, KeyError, TypeError) as error:
+        except NOT_UNDERSTOOD as error:
             log.error("A worker was not understood", worker=entry.worker, error=str(error)[:200])
     entry.left = len(heard)
     return heard
+
+
+def _parts(said: bytes) -> list[Any]:
+    """What is said together; what is no list is one thing that nobody understands."""
+    try:
+        parts = orjson.loads(said)
+    except orjson.JSONDecodeError:
+        return [None]
+    return parts if isinstance(parts, list) else [parts]

@@ -6,6 +6,7 @@ until it is answered. The database is the truth.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -41,8 +42,23 @@ BLOCK = 2.0
 
 SAY_EVERY = 30.0
 
-AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
-"""What is raised while Redis cannot be reached."""
+AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, RuntimeError)
+"""What is raised while Redis cannot be reached; the last by uvloop, for writing to a connection
+that was lost a moment ago."""
+
+PASSING = ("NOGROUP", "UNBLOCKED", "LOADING")
+"""Words of its refusals after it was flushed, or while it starts."""
+
+_BURY = """
+for _, found in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local consumer = {}
+  for i = 1, #found, 2 do consumer[found[i]] = found[i + 1] end
+  if consumer.pending == 0 and consumer.idle > tonumber(ARGV[2]) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer.name)
+  end
+end
+"""
+"""In one step: what a consumer read meanwhile would be lost with it."""
 
 Link: TypeAlias = Any
 """A `redis.asyncio.Redis`, whose types promise every command all answers of all protocols."""
@@ -74,6 +90,14 @@ class Outage:
             log.warning("Redis is away", error=str(error)[:200], **fields)
 
 
+def heed_cancellation() -> None:
+    """Raise the `CancelledError` that came while redis-py was sending: it sends by `wait_for`,
+    which in Python 3.11 swallows it (python/cpython#86296). For loops that nothing else ends."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 def calls(queue: str, priority: int = 0) -> str:
     """The stream of one provider's calls of one priority."""
     level = LEVELS[0] if priority > 0 else LEVELS[1] if priority == 0 else LEVELS[2]
@@ -96,9 +120,7 @@ async def make_group(redis: Link, stream: str, group: str) -> None:
 
 async def bury(redis: Link, stream: str, group: str, idle: float) -> None:
     """Delete the consumers that were silent for `idle` seconds and hold nothing."""
-    for consumer in await redis.xinfo_consumers(stream, group):
-        if consumer["pending"] == 0 and consumer["idle"] > idle * 1000:
-            await redis.xgroup_delconsumer(stream, group, consumer["name"])
+    await redis.eval(_BURY, 1, stream, group, int(idle * 1000))
 
 
 async def reclaim(

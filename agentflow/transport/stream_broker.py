@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,13 @@ from taskiq_redis import RedisStreamBroker
 from agentflow.transport.redis_link import (
     AWAY,
     BLOCK,
+    PASSING,
     WORKERS,
     Link,
     Outage,
     bury,
     connect,
+    heed_cancellation,
     make_group,
     reclaim,
 )
@@ -54,6 +56,13 @@ redis.call('HSET', KEYS[2], ARGV[1], id)
 return id
 """
 
+_SETTLE = """
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+redis.call('XDEL', KEYS[1], ARGV[2])
+if redis.call('HGET', KEYS[2], ARGV[3]) == ARGV[2] then redis.call('HDEL', KEYS[2], ARGV[3]) end
+"""
+"""In one step: a message that is acknowledged and still there would be nobody's for ever."""
+
 _READ_IN_ORDER = """
 for _, stream in ipairs(KEYS) do
   local read = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[3],
@@ -64,7 +73,7 @@ return false
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Entry:
     """One message as it lies in a stream; `key` says what it is about."""
 
@@ -85,24 +94,35 @@ class StreamBroker(RedisStreamBroker):
         self.redis: Link = connect(url)
         self._outage = Outage()
         self._add_once = self.redis.register_script(_ADD_ONCE)
+        self._settle_one = self.redis.register_script(_SETTLE)
         self._read_in_order = self.redis.register_script(_READ_IN_ORDER)
+        self._buffer: list[Entry] = []
+        self._handed: set[Entry] = set()
         self._settled: list[Entry] = []
         self._bell = asyncio.Event()
-        self._buffer: list[Entry] = []
+        self._was_cut = False
         self._reclaimed_at = 0.0
 
     async def startup(self) -> None:
         """Nothing: groups are made when reading finds none, so that Redis may come later."""
 
     async def shutdown(self) -> None:
-        """Give back what was read and not handed on, settle what was, and disconnect."""
+        """Settle what was taken up, give back what was read and was not, and disconnect."""
         with contextlib.suppress(*AWAY, ResponseError):
-            for entry in self._buffer:
-                await self.redis.xadd(entry.stream, {"key": entry.key, "data": entry.data})
-                self._settled.append(entry)
             await self._settle()
+            await self._give_back()
         await self.redis.aclose()
         await self.connection_pool.disconnect()
+
+    async def _give_back(self) -> None:
+        """By what Redis knows: a read that was cancelled may have been answered."""
+        mine = await self._mine()
+        self._settled += mine
+        await self._settle()
+        async with self.redis.pipeline(transaction=False) as pipe:
+            for entry in mine:
+                await self._add(pipe, entry.stream, entry.key, entry.data)
+            await pipe.execute()
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -115,10 +135,11 @@ class StreamBroker(RedisStreamBroker):
         """Each (stream, message), unless its like is still there. Raises what Redis raises."""
         async with self.redis.pipeline(transaction=False) as pipe:
             for stream, message in messages:
-                await self._add_once(
-                    [stream, f"{stream}:keys"], [message.task_id, message.message], client=pipe
-                )
+                await self._add(pipe, stream, message.task_id, message.message)
             await pipe.execute()
+
+    async def _add(self, pipe: Link, stream: str, key: str | bytes, data: bytes) -> None:
+        await self._add_once([stream, f"{stream}:keys"], [key, data], client=pipe)
 
     async def kick(self, message: BrokerMessage) -> None:
         stream = message.labels.get("queue_name") or self.streams[0]
@@ -129,9 +150,10 @@ class StreamBroker(RedisStreamBroker):
     async def listen(self) -> AsyncGenerator[AckableMessage, None]:
         while True:
             if not self._buffer:
-                self._buffer = await self._survive(self._fetch)
+                await self._survive(self._fill)
             while self._buffer:
                 entry = self._buffer.pop(0)
+                self._handed.add(entry)
                 yield AckableMessage(data=entry.data, ack=self._ack(entry))
 
     async def settling(self) -> None:
@@ -143,19 +165,28 @@ class StreamBroker(RedisStreamBroker):
 
     def _ack(self, entry: Entry) -> Callable[[], None]:
         def ack() -> None:
+            self._handed.discard(entry)
             self._settled.append(entry)
             self._bell.set()
 
         return ack
 
+    async def _fill(self) -> None:
+        self._buffer = await self._fetch()
+
     async def _fetch(self) -> list[Entry]:
+        if self._was_cut:
+            found = await self._undelivered()
+            self._was_cut = False
+            if found:
+                return found
         now = time.monotonic()
         if now - self._reclaimed_at > RECLAIM_EVERY:
             found = await self._left_behind()
             self._reclaimed_at = now
             if found:
                 return found
-        most = max(1, min(self._free(), AT_ONCE))
+        most = max(1, min(self._free() - len(self._handed), AT_ONCE))
         read = await self._read_in_order(self.streams, [WORKERS, self.consumer_name, most])
         if read:
             stream, entries = read
@@ -168,14 +199,22 @@ class StreamBroker(RedisStreamBroker):
             count=1,
             block=int(BLOCK * 1000),
         )
-        return [
-            _entry(stream.decode(), id, fields)
-            for stream, entries in answer or ()
-            for id, fields in entries
-        ]
+        return _entries(answer)
+
+    async def _mine(self) -> list[Entry]:
+        """What Redis gave to this worker, as far as it was not settled."""
+        streams = dict.fromkeys(self.streams, "0")
+        return _entries(await self.redis.xreadgroup(WORKERS, self.consumer_name, streams))
+
+    async def _undelivered(self) -> list[Entry]:
+        """What was on its way to this worker when the connection broke."""
+        await self._settle()
+        handed = {(entry.stream, entry.id) for entry in self._handed}
+        return [e for e in await self._mine() if (e.stream, e.id) not in handed]
 
     async def _left_behind(self) -> list[Entry]:
         """What workers took and died with; for want of new messages nobody else would ask."""
+        await self._settle()  # what was taken up in an outage is not left behind
         found: list[Entry] = []
         for stream in self.streams:
             entries = await reclaim(self.redis, stream, WORKERS, self.consumer_name, IDLE, AT_ONCE)
@@ -183,33 +222,35 @@ class StreamBroker(RedisStreamBroker):
             await bury(self.redis, stream, WORKERS, FORGET)
         return found
 
-    async def _settle(self) -> list[Entry]:
+    async def _settle(self) -> None:
         settled, self._settled = self._settled, []
         try:
             async with self.redis.pipeline(transaction=False) as pipe:
-                for entry in settled:
-                    pipe.xack(entry.stream, WORKERS, entry.id)
-                    pipe.xdel(entry.stream, entry.id)
-                    pipe.hdel(f"{entry.stream}:keys", entry.key)
+                for e in settled:
+                    await self._settle_one(
+                        [e.stream, f"{e.stream}:keys"], [WORKERS, e.id, e.key], client=pipe
+                    )
                 await pipe.execute()
         except BaseException:
             self._settled[:0] = settled
             raise
-        return []
 
-    async def _survive(self, step: Callable[[], Any]) -> list[Entry]:
+    async def _survive(self, step: Callable[[], Awaitable[None]]) -> None:
         """Take the step, again and again until Redis is there for it."""
         pause = 0.05
         while True:
             try:
-                found: list[Entry] = await step()
-                return found
+                await step()
+                heed_cancellation()
+                return
             except AWAY as error:
                 self._outage.notice(error)
+                self._was_cut = True
             except ResponseError as error:
-                if not any(word in str(error) for word in ("NOGROUP", "UNBLOCKED", "LOADING")):
+                if not any(word in str(error) for word in PASSING):
                     log.error("Redis refuses", error=str(error)[:200])
                 await self._make_groups()
+            heed_cancellation()
             await asyncio.sleep(pause)
             pause = min(2 * pause, 1.0)
 
@@ -219,5 +260,15 @@ class StreamBroker(RedisStreamBroker):
                 await make_group(self.redis, stream, WORKERS)
 
 
+def _entries(answer: Any) -> list[Entry]:
+    """Those of an answer of XREADGROUP; what was deleted has no fields."""
+    return [
+        _entry(stream.decode(), id, fields)
+        for stream, entries in answer or ()
+        for id, fields in entries
+        if fields
+    ]
+
+
 def _entry(stream: str, id: bytes, fields: dict[bytes, bytes]) -> Entry:
-    return Entry(stream, id, fields.get(b"key", b""), fields[b"data"])
+    return Entry(stream, id, fields.get(b"key", b""), fields.get(b"data", b""))

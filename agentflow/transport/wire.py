@@ -78,9 +78,7 @@ def key_of(said: Claim | Envelope) -> str:
 def dump_answer(answer: Granted | Denied | None) -> JsonObject:
     match answer:
         case Granted():
-            return {
-                "granted": [answer.timeout, answer.deadline, answer.webhooks],
-            }
+            return {"granted": [answer.timeout, answer.deadline, answer.webhooks]}
         case Denied():
             return {"denied": answer.reason}
         case None:
@@ -89,6 +87,6 @@ def dump_answer(answer: Granted | Denied | None) -> JsonObject:
 
 def load_answer(said: dict[str, Any]) -> Granted | Denied | None:
     if "granted" in said:
-        timeout, deadline, webhooks = said["granted"]
+        timeout, deadline, webhooks, *_ = said["granted"]
         return Granted(timeout, datetime.fromisoformat(deadline), webhooks)
     return Denied(said["denied"]) if "denied" in said else None

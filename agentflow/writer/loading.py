@@ -131,18 +131,18 @@ async def _ready(sql: Sql, now: datetime, queue: str, most: int, paused: set[str
     )
 
 
-async def next_alarm(sql: Sql, queues: Collection[str]) -> Any:
+async def next_alarm(sql: Sql, queues: Collection[str], paused: Collection[str] = ()) -> Any:
     """The earliest instant at which something of ours is due; None if nothing is. Of queued jobs
-    only those of these queues, which have room."""
+    only those of these queues, which have room, and of no paused task."""
     rows = await sql.rows(
         'SELECT MIN("at") AS "at" FROM ('
         ' SELECT MIN("wake_at") AS "at" FROM "agentflow_jobs" WHERE "status" <> \'queued\''
         ' UNION ALL SELECT MIN("deadline") FROM "agentflow_jobs" WHERE "status" = \'queued\''
         ' UNION ALL SELECT MIN("wake_at") FROM "agentflow_jobs" WHERE "status" = \'queued\''
-        f" AND {sql.among('queue', 1)}"
+        f" AND {sql.among('queue', 1)} AND NOT {sql.among('task', 2)}"
         ' UNION ALL SELECT MIN("wake_at") FROM "agentflow_inbox" WHERE "wake_at" IS NOT NULL'
         ') AS "alarms"',
-        [sql.array(queues)],
+        [sql.array(queues), sql.array(paused)],
     )
     return rows[0]["at"] if rows else None
 

@@ -14,7 +14,7 @@ from agentflow.core.job import Job, Phase, Status
 from agentflow.core.submission import NewJob
 from agentflow.core.transition import Effect, Ring
 from agentflow.errors import UsageError
-from agentflow.store.pauses import clear_pause, set_pause
+from agentflow.store.pauses import clear_pause, ring_resumed, set_pause
 from agentflow.store.rows import dumps, loads
 from agentflow.store.sql import Sql
 from agentflow.telemetry import traces
@@ -379,6 +379,7 @@ class Turn:
                 await set_pause(self.sql, target, note, self.now)
             case Pause(target=target):
                 await clear_pause(self.sql, target)
+                await ring_resumed(self.sql, target, self.now)
             case None:
                 return
         self.done.paused_changed = self.done.more = True

@@ -307,7 +307,8 @@ class Writer:
             return REST
         rooms = self._tools.rooms(self._paused)
         sql = Sql(get_connection("default"))
-        due = instant(await next_alarm(sql, [q for q, room in rooms.items() if room > 0]))
+        open_queues = [q for q, room in rooms.items() if room > 0]
+        due = instant(await next_alarm(sql, open_queues, self._paused))
         wait = REST if due is None else (due - self._clock.now()).total_seconds()
         wait = max(wait, self._deaf_until - time.monotonic(), self._least_rest)
         return min(wait, 0.2) if any(room <= 0 for room in rooms.values()) else wait

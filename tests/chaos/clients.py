@@ -110,8 +110,7 @@ class Clients:
         job = await self._anywhere(cancel)
         if job is None:
             self.broken.append(f"nobody took the cancel of {id}")
-        else:
-            self.counts["canceled"] += 1
+        elif not job.final:  # where it was final already, nothing is stored
             self.canceled.add(id)
 
     async def _retry(self, id: str) -> None:

@@ -42,7 +42,7 @@ class Outcome:
 
 
 async def run(plan: Plan, folder: Path) -> Outcome:
-    outcome = Outcome()
+    outcome, started = Outcome(), time.time()
     async with cluster(folder, plan.seed) as world:
         clients = Clients(world.urls, random.Random(plan.seed))
         storm = Storm(world, random.Random(plan.seed), plan.scale)
@@ -60,7 +60,8 @@ async def run(plan: Plan, folder: Path) -> Outcome:
         await clients.close()
         outcome.lines += [
             f"seed {plan.seed}: {len(clients.accepted)} jobs, {len(storm.struck)} faults in"
-            f" {calm - began:.0f} s; all final {still - calm:.0f} s later",
+            f" {calm - began:.0f} s, after a start of {began - started:.0f} s;"
+            f" all final {still - calm:.0f} s later",
             f"clients: {dict(clients.counts)}, {len(clients.canceled)} canceled while open",
         ]
         await _look(world, clients, storm.struck, outcome)

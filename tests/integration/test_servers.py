@@ -128,8 +128,13 @@ async def test_roles_come_in_by_name(database_url: str, postgres: Postgres) -> N
 def test_what_postgres_refuses_is_said(postgres: Postgres) -> None:
     with pytest.raises(ServerFailed, match='relation "nothing" does not exist'):
         postgres.sql("SELECT * FROM nothing")
-    with pytest.raises(ServerFailed, match="no_such_setting"), Postgres(no_such_setting="1"):
+
+
+def test_a_start_that_fails_says_why_and_leaves_nothing() -> None:
+    server = Postgres(no_such_setting="1")
+    with pytest.raises(ServerFailed, match="no_such_setting"), server:
         pass
+    assert not server.folder.exists()
 
 
 # Redis
@@ -320,7 +325,7 @@ def told(tests: Path, database: str) -> list[str]:
         env={**os.environ, "AGENTFLOW_DATABASE_URL": "postgres://nobody"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return [line.partition("told ")[2] for line in done.stdout.splitlines() if "told " in line]

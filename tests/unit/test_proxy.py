@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from support.proxy import Proxy, ThreadedProxy
+from support.proxy import AT_ONCE, Proxy, ThreadedProxy
 from support.servers import free_port
 
 SILENCE = 0.05  # seconds in which loopback would long have answered
@@ -142,16 +142,20 @@ async def test_a_reset_reaches_those_in_the_black_hole() -> None:
             await one.hear(1)
 
 
-async def test_the_targets_death_is_not_heard_from_the_black_hole() -> None:
+@pytest.mark.parametrize("breaks", [False, True])
+async def test_the_targets_end_is_not_heard_from_the_black_hole(breaks: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         async with Proxy("127.0.0.1", port) as proxy, client(proxy.port) as one:
             target, _ = await asyncio.to_thread(listening.accept)
             proxy.cut("blackhole")
+            if breaks:
+                target.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
             target.close()
             assert await one.hears_nothing()
             proxy.heal()
-            assert await one.reader.read() == b""
+            with pytest.raises(ConnectionResetError if breaks else asyncio.IncompleteReadError):
+                await one.hear(1)
 
 
 async def test_a_target_that_is_away_resets_the_client() -> None:

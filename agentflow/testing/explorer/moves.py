@@ -102,8 +102,9 @@ class Moves:
             yield ("refused", run), Failed(Unavailable(), attempt=attempt)
             yield ("unsure", run), Failed(OutcomeUnknown(), attempt=attempt)
             yield ("delivered", run), Succeeded(result=result, attempt=attempt)
-            yield ("handed_back", run), Abandoned(called=False, attempt=attempt)
-            yield ("gave_up", run), Abandoned(called=True, attempt=attempt)
+            for word, called in (("handed_back", False), ("gave_up", True)):
+                event = Abandoned(called=called, nonce=nonce(run), attempt=attempt)
+                yield (word, run), event
             for end, id_ in (("", mine), ("_bare", None)):
                 yield (
                     (f"progressed{end}", run),
@@ -131,6 +132,7 @@ class Moves:
                 yield "claim, answer lost", heard
                 yield "claim", moved(heard, run, self._answer(heard, run))
                 yield "dies asking", moved(state, run, Run.GHOST)
+                yield "stops asking", moved(heard, run, Run.HANDED_BACK)
                 if self.world.repeatable:
                     yield from self._calls(state, run)
             case Run.GHOST:

@@ -188,9 +188,14 @@ async def test_a_page_of_another_site_may_use_a_key_it_was_given(free: World) ->
 # -- the command line --------------------------------------------------------------------------
 
 
-async def test_keys_are_made_and_revoked_beside_a_running_server(tmp_path: Path) -> None:
+async def test_keys_are_made_and_revoked_beside_a_running_server(
+    tmp_path: Path, database: str | None
+) -> None:
+    env = {"AGENTFLOW_DATABASE_URL": database or ""}
+
     async def keys(*args: str) -> Ran:
-        ran = await asyncio.to_thread(agentflow, "keys", *args, "--data", str(tmp_path / "data"))
+        where = ("--data", str(tmp_path / "data"))
+        ran = await asyncio.to_thread(agentflow, "keys", *args, *where, env=env)
         assert ran.code == 0, ran.err
         return ran
 
@@ -210,7 +215,7 @@ async def test_keys_are_made_and_revoked_beside_a_running_server(tmp_path: Path)
         api.app.runtime.clock.advance(2)
         answer = await api.http.get("/v1/jobs", headers=bearer(made["key"]))
         assert answer.status_code == 401
-    gone = agentflow("keys", "revoke", "nobody", "--data", str(tmp_path / "data"))
+    gone = agentflow("keys", "revoke", "nobody", "--data", str(tmp_path / "data"), env=env)
     assert (gone.code, gone.err) == (1, "There is no key nobody\n")
 
 

@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 from support.web import World
 
-from agentflow.core.transition import RING_EVERY
-
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -67,7 +65,6 @@ async def test_a_job_of_what_is_paused_waits_and_others_do_not(api: World) -> No
     assert [(await api.job(job["id"]))["status"] for job in held] == ["queued", "queued"]
     await resume(api, "bank")
     await resume(api, "acme.refuse")
-    api.app.runtime.clock.advance(RING_EVERY)
     await api.app.runtime.writer.settled()
     assert (await api.until(held[0]["id"], "succeeded"))["attempt"] == 1
     assert (await api.until(held[1]["id"], "failed"))["attempt"] == 1
