@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--database",
         choices=["sqlite", "postgres", "both"],
-        default="sqlite",
+        default="both",
         help="what the integration tests run on (default: %(default)s)",
     )
 

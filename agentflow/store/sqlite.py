@@ -146,6 +146,7 @@ class EmbeddedClient(_Statements):
 
     async def _open(self, **extra: str) -> aiosqlite.Connection:
         connection = aiosqlite.connect(self.filename, isolation_level=None)
+        connection._thread.daemon = True  # one that nobody closes must not keep the process alive
         try:
             with _translated():
                 await connection

@@ -28,6 +28,7 @@ from agentflow.artifacts import (
     guarded_client,
 )
 
+DATABASES = ()
 MB = 1024 * 1024
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4000
 

@@ -9,6 +9,7 @@ import pytest
 
 from agentflow.artifacts import FolderStore
 
+DATABASES = ()
 SIZE = 8 * 1024 * 1024
 
 PUT = f"""

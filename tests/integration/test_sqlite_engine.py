@@ -31,6 +31,8 @@ from agentflow.store.sqlite import (
     hold_limit,
 )
 
+DATABASES = ("sqlite",)
+
 
 class Note(Model):
     id = fields.IntField(primary_key=True)

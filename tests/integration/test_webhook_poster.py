@@ -10,6 +10,7 @@ import pytest
 
 from agentflow.testing.poster import Poster
 
+DATABASES = ()
 OK = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\nok"
 
 
