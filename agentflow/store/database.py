@@ -230,8 +230,7 @@ def embedded(settings: Settings) -> JsonObject:
 
 
 def postgres(url: str, settings: Settings, role: str) -> JsonObject:
-    """The connection to PostgreSQL. Query parameters of the URL are asyncpg's own (`ssl`, …);
-    `minsize` and `maxsize` are the pool's.
+    """The connection to PostgreSQL. Raises `SettingsError` for a URL's query that says nothing.
 
     A plan that was made when the tables were empty must not be kept for a million rows, so plans
     are made for the values at hand. Locks and forgotten transactions are not waited for long.
@@ -259,9 +258,28 @@ def postgres(url: str, settings: Settings, role: str) -> JsonObject:
                 "idle_in_transaction_session_timeout": f"{idle:g}s",
                 "tcp_keepalives_idle": "15",
             },
-            **dict(parse_qsl(parts.query)),
+            **_options(parts.query),
         },
     }
+
+
+_NUMBERS = {"minsize", "maxsize", "statement_cache_size", "timeout", "command_timeout"}
+
+
+def _options(query: str) -> JsonObject:
+    """What follows the `?` of a URL. Raises `SettingsError` for what asyncpg has no word for."""
+    options: JsonObject = {}
+    for name, value in parse_qsl(query):
+        if name in ("ssl", "sslmode"):
+            options["ssl"] = value
+        elif name in _NUMBERS and value.isdigit():
+            options[name] = int(value)
+        else:
+            raise SettingsError(
+                f"AGENTFLOW_DATABASE_URL: {name}={value} is not understood. A URL may have sslmode"
+                f" and, as whole numbers, {', '.join(sorted(_NUMBERS))}."
+            )
+    return options
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from agentflow.types import DEFAULT_TENANT
 
 # What a new job cannot have (a result, an end) is left out: on PostgreSQL the web role has no right
 # to write it.
-_JOB = [
+JOB = [
     "id",
     "tenant",
     "task",
@@ -76,7 +76,7 @@ HISTORY = [
     "random",
     "machine",
 ]
-_INBOX = [
+INBOX = [
     "id",
     "tenant",
     "kind",
@@ -115,7 +115,7 @@ async def insert_jobs(sql: Sql, jobs: Sequence[NewJob]) -> None:
     In the order of their keys, so that two groups that repeat each other do not wait crosswise.
     """
     jobs = sorted(jobs, key=lambda n: (n.job.tenant, n.idempotency_key or "", n.job.id))
-    await sql.insert("agentflow_jobs", _JOB, [_job_values(n) for n in jobs])
+    await sql.insert("agentflow_jobs", JOB, [_job_values(n) for n in jobs])
     await sql.insert(
         "agentflow_attempts", ATTEMPT, [attempt_values(n.job, n.job.current) for n in jobs]
     )
@@ -129,7 +129,7 @@ async def insert_inbox(sql: Sql, entries: Sequence[InboxEntry]) -> dict[str, str
     with the same `dedup_key`."""
     await sql.insert(
         "agentflow_inbox",
-        _INBOX,
+        INBOX,
         [_inbox_values(e) for e in entries],
         'ON CONFLICT ("provider", "dedup_key") DO NOTHING',
     )
@@ -173,7 +173,7 @@ def _job_values(new: NewJob) -> list[Any]:
         "created_at": job.created_at,
         "deadline": job.deadline,
     }
-    return [values[c] for c in _JOB]
+    return [values[c] for c in JOB]
 
 
 def attempt_values(job: Job, a: Attempt) -> list[Any]:

@@ -11,18 +11,18 @@ from typing import Any, TypeAlias
 
 from tortoise.context import get_current_context
 
-from agentflow.store.inserts import _INBOX, _JOB, ATTEMPT, HISTORY
+from agentflow.store.inserts import ATTEMPT, HISTORY, INBOX, JOB
 from agentflow.store.sql import Sql
 
 WEB = "agentflow_web"
 WRITER = "agentflow_writer"
 
 INSERTED: Mapping[str, Sequence[str]] = {
-    "agentflow_jobs": _JOB,
+    "agentflow_jobs": JOB,
     "agentflow_attempts": ATTEMPT,
     "agentflow_history": HISTORY,
     "agentflow_tags": ("tenant", "tag", "job_id"),
-    "agentflow_inbox": _INBOX,
+    "agentflow_inbox": INBOX,
 }
 """The columns the web may insert. A final job has an end (CHECK), and the column of it is not among
 these: the web cannot insert one."""

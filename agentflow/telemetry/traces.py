@@ -49,7 +49,7 @@ def received(headers: Mapping[str, str]) -> Context | None:
 
 def context_of(traceparent: str | None) -> Context:
     """As the parent of a span; what is missing or malformed is the parent of a new trace."""
-    return _PROPAGATOR.extract({HEADER: traceparent} if traceparent else {}, Context())
+    return _PROPAGATOR.extract({HEADER: traceparent}, Context()) if traceparent else Context()
 
 
 @contextmanager

@@ -375,8 +375,7 @@ async def test_workers_that_fell_silent_are_forgotten_and_live_ones_are_not(
     async with bench(redis_url, "w2") as two:
         dead = Bench(redis_url, "dead").listen()
         await one.send("a/1")
-        await until(lambda: dead.read)
-        await dead.broker._settle()
+        await until(lambda: dead.read and _is_empty(redis))
         await dead.die()
         assert await consumers(redis) == {b"dead"}
         one.listen()

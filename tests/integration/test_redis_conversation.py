@@ -21,7 +21,7 @@ from agentflow.transport.conversation import Beat, Claim, Denied, Granted
 from agentflow.transport.redis import RedisTransport
 from agentflow.transport.redis_conversation import RedisHeard, RedisWorkerSide, RedisWriterSide
 from agentflow.transport.redis_link import EVENTS, Link, connect, replies
-from agentflow.transport.wire import dump_said
+from agentflow.transport.wire import dump_said, load_said
 from agentflow.types import JobId
 
 DATABASES = ()
@@ -111,7 +111,7 @@ class Talk:
         return int((await self.redis.xinfo_stream(EVENTS))["entries-added"])
 
 
-async def stopped(task: asyncio.Task[None]) -> None:
+async def stopped(task: asyncio.Task[Any]) -> None:
     while not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=1.0)
@@ -408,13 +408,12 @@ async def test_what_is_not_understood_keeps_its_neighbours_from_nothing(talk: Ta
 async def test_what_nobody_understood_is_said_until_somebody_does(
     talk: Talk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = redis_conversation.load_said
     old = True
 
     def load(said: Any) -> Any:
         if old and said["kind"] == "report":
             raise ValueError("no event is called that")
-        return real(said)
+        return load_said(said)
 
     monkeypatch.setattr(redis_conversation, "load_said", load)
     writer, worker = await talk.writer(), talk.worker()

@@ -103,7 +103,11 @@ async def rows_of(two: Two) -> Any:
         " AND \"task\" <> 'acme.echo'"  # which may be under way
     )
     inbox = await two.api.count("agentflow_inbox")
-    return (await two.api.rows(f'{jobs} ORDER BY "id"'), inbox, await two.api.count("agentflow_jobs"))
+    return (
+        await two.api.rows(f'{jobs} ORDER BY "id"'),
+        inbox,
+        await two.api.count("agentflow_jobs"),
+    )
 
 
 async def nothing_foreign(two: Two, method: str, path: str) -> None:
