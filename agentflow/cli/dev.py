@@ -73,7 +73,7 @@ def configure_logs(settings: Settings) -> None:
     from agentflow.errors import SettingsError
 
     try:
-        logs.configure(settings.log_level)
+        logs.configure(settings.log_level, form=settings.log_format)
     except ValueError as error:
         raise SettingsError(f"AGENTFLOW_LOG_LEVEL: {error}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
@@ -26,13 +27,17 @@ MOST = 50
 
 @asynccontextmanager
 async def narrating(runtime: Runtime) -> AsyncIterator[None]:
-    """Log the changes of jobs while the block runs."""
+    """Log the changes of jobs while the block runs, in place of the writer's own lines."""
     narrator = Narrator()
+    quiet = logging.getLogger("agentflow.writer.watching")
+    before = quiet.level
+    quiet.setLevel(logging.WARNING)
     runtime.bus.watchers.append(narrator.heard)
     task = asyncio.create_task(narrator.run(), name="agentflow-narrator")
     try:
         yield
     finally:
+        quiet.setLevel(before)
         runtime.bus.watchers.remove(narrator.heard)
         task.cancel()
         with suppress(asyncio.CancelledError):

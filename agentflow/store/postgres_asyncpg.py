@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NoReturn, cast
 
 import asyncpg
@@ -106,7 +106,7 @@ class Transaction(TransactionWrapper):
         """The server rolls back what a closed connection leaves behind."""
         log.warning("Transaction held too long, rolled back", hold_limit=seconds)
         self._end(f"was held longer than {seconds} s and has been rolled back")
-        self._connection.terminate()
+        self._drop()
 
     def _in_transaction(self) -> TransactionContext:
         return cast("TransactionContext", _savepoint(self))
@@ -128,10 +128,21 @@ class Transaction(TransactionWrapper):
             if self.over():  # held too long meanwhile
                 raise UsageError(self.over()) from error
             raise
-        if not self._connection.is_in_transaction():  # of what follows, each would be stored alone
+        if not self._is_open():  # of what follows, each would be stored alone
             self._top._end(_LOST)
             raise UsageError(self.over())
         return answer
+
+    def _is_open(self) -> bool:
+        try:
+            return bool(self._connection.is_in_transaction())
+        except asyncpg.InterfaceError:  # the server has ended the session
+            return False
+
+    def _drop(self) -> None:
+        """Close the connection, if the server did not."""
+        with suppress(asyncpg.InterfaceError):
+            self._connection.terminate()
 
     async def _execute(self, statement: str) -> str:
         """Returns what PostgreSQL says it did."""
@@ -171,7 +182,7 @@ class Transaction(TransactionWrapper):
                 await self._execute(statement)
         except BaseException as error:
             self._top._end(_LOST)
-            self._connection.terminate()
+            self._drop()
             if not isinstance(error, Exception):
                 raise
 
@@ -203,6 +214,8 @@ async def _transaction(root: PostgresClient, seconds: float | None) -> AsyncIter
 
 @asynccontextmanager
 async def _savepoint(parent: Transaction) -> AsyncIterator[Transaction]:
+    if parent.over():
+        raise UsageError(parent.over())
     tx = Transaction(parent)
     tx._top._saved += 1
     name = f"agentflow_{tx._top._saved}"

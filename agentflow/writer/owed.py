@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
@@ -19,6 +20,7 @@ from agentflow.errors import NotFound
 from agentflow.store.intake import insert_new_jobs
 from agentflow.store.rows import instant
 from agentflow.store.sql import Sql
+from agentflow.telemetry.metrics import Metrics
 from agentflow.writer.handlers import MAX_TRIES, briefly, explain
 from agentflow.writer.replays import Run, mark, rebuild
 from agentflow.writer.tools import Tools
@@ -44,8 +46,13 @@ class Owed:
     """
 
     def __init__(
-        self, tools: Tools, now: Callable[[], datetime], started: Callable[[], None]
+        self,
+        tools: Tools,
+        now: Callable[[], datetime],
+        started: Callable[[], None],
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
         self._tools, self._now, self._started = tools, now, started
         self._running: dict[str, asyncio.Task[None]] = {}
         self._jobs: dict[str, str] = {}
@@ -158,7 +165,13 @@ class Owed:
         if handler is None:
             raise NotFound(f"the application has no handler {run['handler']} any more")
         event = await rebuild(Sql(get_connection("default")), self._tools, run)
-        return await handler.call(event, seconds=TIME_LIMIT)
+        began, done = time.monotonic(), False
+        try:
+            specs = await handler.call(event, seconds=TIME_LIMIT)
+            done = True
+            return specs
+        finally:
+            self._metrics.handled(handler.name, done, time.monotonic() - began)
 
     async def _done(self, run: Run, specs: Sequence[JobSpec]) -> None:
         new = [self._tools.prepare(spec, run["tenant"]) for spec in specs]
@@ -166,6 +179,8 @@ class Owed:
             sql = Sql(tx)
             stored = await insert_new_jobs(sql, new)
             await mark(sql, run["id"], "done", self._now(), tries=run["tries"] + 1)
+        for each in stored:
+            self._metrics.submitted[(self._metrics.task(each.job.task),)].inc()
         if stored:
             self._started()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -65,6 +65,8 @@ class Budget:
     each: float
     begun: bool = False
     slow: set[str] = field(default_factory=set)
+    told: Callable[[str, bool, float], None] | None = None
+    """Of each run: the handler's name, whether it succeeded, its seconds."""
 
     def admit(self, handlers: Sequence[Handler]) -> None:
         """Raise `BudgetSpentError` if these must wait. Whoever is admitted together is run."""
@@ -108,17 +110,22 @@ async def run_in(
 
     Raises what it raises, after its writes are undone.
     """
-    began = time.monotonic()
+    began, done = time.monotonic(), False
     try:
         async with in_transaction("default") as savepoint:
             specs = await handler.call(event, savepoint, seconds=budget.each)
             new = [prepare(spec, tenant) for spec in specs]
-            return await insert_new_jobs(Sql(savepoint), new)
+            fresh = await insert_new_jobs(Sql(savepoint), new)
+        done = True
+        return fresh
     except TooSlow:
         budget.slow.add(handler.name)
         raise
     finally:
-        budget.left -= time.monotonic() - began
+        seconds = time.monotonic() - began
+        budget.left -= seconds
+        if budget.told is not None:
+            budget.told(handler.name, done, seconds)
 
 
 def run_row(

@@ -18,6 +18,7 @@ from agentflow.store.pauses import clear_pause, ring_resumed, set_pause
 from agentflow.store.rows import dumps, loads
 from agentflow.store.sql import Sql
 from agentflow.telemetry import traces
+from agentflow.telemetry.metrics import Metrics
 from agentflow.transport.conversation import (
     Beat,
     Chore,
@@ -116,6 +117,7 @@ class Turn:
         look_again: set[tuple[str, str]] | None = None,
         calls_handlers: bool = True,
         only: str | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """`silent` is the instant up to which everything said was read: alarms set for later are
         not for now; None for no alarms at all. `only` is the one inbox row or due job to look at,
@@ -127,7 +129,9 @@ class Turn:
         self.sql = Sql(tx)
         self.calls_handlers = calls_handlers
         self.batch = Batch(now)
-        self.budget = Budget(tools.handler_budget, tools.handler_timeout)
+        self.budget = Budget(
+            tools.handler_budget, tools.handler_timeout, told=metrics.handled if metrics else None
+        )
         self.letters: list[Letter] = []
         self.done = Done()
         self.skipped: set[JobId] = set()

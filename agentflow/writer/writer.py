@@ -89,8 +89,8 @@ class Writer:
         self._paused: set[str] = set()
         self._look_again: set[tuple[str, str]] = set()
         self._crowded = 0.0
-        self.owed = Owed(tools, clock.now, self.ring)
         self.metrics = metrics or Metrics(tools.catalogue.tasks, tools.catalogue.providers)
+        self.owed = Owed(tools, clock.now, self.ring, self.metrics)
         self.turns = 0
 
     def ring(self) -> None:
@@ -216,6 +216,7 @@ class Writer:
                     look_again=self._look_again,
                     calls_handlers=calls_handlers,
                     only=only,
+                    metrics=self.metrics,
                 )
                 done = await turn.take()
         self._broker_is_empty &= not rings

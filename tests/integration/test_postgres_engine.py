@@ -40,9 +40,11 @@ async def db(database: str, tmp_path: Path) -> AsyncIterator[PostgresClient]:
     await store.open()
     client = get_connection("default")
     assert isinstance(client, PostgresClient)
-    yield client
-    await usable(client)
-    await store.close()
+    try:
+        yield client
+        await usable(client)
+    finally:
+        await store.close()
 
 
 async def usable(client: PostgresClient) -> None:
@@ -53,13 +55,14 @@ async def usable(client: PostgresClient) -> None:
             await asyncio.sleep(0.01)
         async with in_transaction():
             await Note.create(text="usable")
+        await Note.filter(text="usable").delete()
         assert await client.execute_query_dict("SELECT pg_backend_pid() AS pid")
     open_ones = "SELECT 1 FROM pg_stat_activity WHERE state LIKE 'idle in%' AND datname = "
     assert await client.execute_query_dict(open_ones + "current_database()") == []
 
 
 async def texts() -> list[str]:
-    return [note.text for note in await Note.all().order_by("text") if note.text != "usable"]
+    return [note.text for note in await Note.all().order_by("text")]
 
 
 async def pid_of(connection: Any) -> int:
@@ -70,9 +73,8 @@ async def pid_of(connection: Any) -> int:
 
 async def terminate(pid: int) -> None:
     """End the session of somebody else, and see it gone."""
-    sql = Sql(
-        get_connection("default").root if current_transaction() else get_connection("default")
-    )
+    held = current_transaction()
+    sql = Sql(held.root if held else get_connection("default"))
     async with asyncio.timeout(5):
         while await sql.rows(
             "SELECT pg_terminate_backend($1) FROM pg_stat_activity WHERE pid = $1", [pid]
@@ -277,7 +279,7 @@ async def test_one_held_too_long_is_rolled_back_in_the_midst_of_a_statement(
 
 
 async def test_a_process_that_stands_still_is_ended_by_the_server(db: PostgresClient) -> None:
-    with hold_limit(None), pytest.raises(OperationalError, match="idle-in-transaction"):
+    with hold_limit(None), pytest.raises(OperationalError):
         async with in_transaction() as tx:
             await Note.create(text="lost")
             await tx.execute_query("SET idle_in_transaction_session_timeout = '100ms'")
@@ -291,30 +293,32 @@ async def test_a_process_that_stands_still_is_ended_by_the_server(db: PostgresCl
 
 async def busy() -> None:
     async with in_transaction():
-        await Note.create(text="whole")
+        await Note.create(text="one")
         with suppress(ZeroDivisionError):
             async with in_transaction():
                 await Note.create(text="undone")
                 raise ZeroDivisionError
         async with in_transaction():
-            await Note.create(text="whole")
+            await Note.create(text="two")
 
 
-@pytest.mark.parametrize("blow", [1, 2])
-async def test_a_transaction_may_be_canceled_at_any_step(db: PostgresClient, blow: int) -> None:
-    """`blow`: how often it is canceled, the second time while it rolls back."""
-    for steps in range(60):
+@pytest.mark.parametrize("blows", [1, 2])
+async def test_a_transaction_may_be_canceled_at_any_step(db: PostgresClient, blows: int) -> None:
+    """`blows`: how often it is canceled, the second time while it rolls back."""
+    found = []
+    for steps in range(80):
         await Note.all().delete()
         task = asyncio.create_task(busy())
         for _ in range(steps):
             await asyncio.sleep(0)
-        await asyncio.sleep(0.0002 * steps)
-        for _ in range(blow):
+        await asyncio.sleep(0.0001 * steps)
+        for _ in range(blows):
             task.cancel()
             await asyncio.sleep(0)
         await asyncio.gather(task, return_exceptions=True)
-        assert await texts() in ([], ["whole", "whole"]), steps
-    await usable(db)
+        found.append(await texts())
+        assert found[-1] in ([], ["one", "two"]), steps
+    assert [] in found
 
 
 async def test_a_cancellation_during_the_commit_waits_until_it_is_known(
