@@ -9,7 +9,7 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check
 
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo test check bench chaos lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,9 @@ check: .venv/.stamp ## lint, formatting, types, import contracts, architecture t
 bench: .venv/.stamp ## run the benchmarks
 	@.venv/bin/python -m tests.benchmarks $(ARGS)
 	@.venv/bin/python -m tests.benchmarks.scale_out $(ARGS)
+
+chaos: .venv/.stamp ## 10,000 jobs under 200 faults of processes, servers, links and clocks; ARGS='--seed 1'
+	@.venv/bin/python -m tests.chaos $(ARGS)
 
 clean: ## remove .venv, caches and builds; jobs and files in .agentflow stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build

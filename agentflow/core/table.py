@@ -184,6 +184,7 @@ def _said(job: Job) -> Iterator[Event]:
     for attempt in {1, job.attempt, 9}:
         yield Started("n9", "w9", attempt=attempt)
         yield from (Abandoned(called=called, attempt=attempt) for called in (True, False))
+        yield Abandoned(called=True, nonce="n9", attempt=attempt)
         yield from (Accepted(f"x{n}", attempt=attempt) for n in (1, 9))
         for external_id in (None, "x1", "x9"):
             about: dict[str, Any] = {"attempt": attempt, "external_id": external_id}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import orjson
@@ -50,6 +51,8 @@ class RedisTransport:
         self.writer_side = RedisWriterSide(self._redis, name)
         self.worker_side = RedisWorkerSide(self._redis, name)
         self._lengths: dict[str, int] = {}
+        self._under_way: Counter[str] = Counter()
+        self._since: Counter[str] = Counter()
         self._tasks: list[asyncio.Task[None]] = []
         self._reading: list[asyncio.Task[None]] = []
         self._rings: set[asyncio.Task[None]] = set()
@@ -86,31 +89,36 @@ class RedisTransport:
     # -- the broker ------------------------------------------------------------------------------
 
     def room(self, queue: str) -> int:
-        return MAX_UNCLAIMED - self._lengths.get(queue, MAX_UNCLAIMED)
+        known = self._lengths.get(queue)
+        return 0 if known is None else MAX_UNCLAIMED - known - self._under_way[queue]
 
     async def send(self, messages: Sequence[Message], chores: Sequence[Chore]) -> None:
         """Ring for all of these. A ring that is lost is repeated by the job's alarm."""
         if not (messages or chores):
             return
         asked: list[tuple[str, BrokerMessage]] = []
+        queues = Counter(_queue(message) for message in messages)
         for message in messages:
-            queue = message.task.partition(".")[0]
             key = f"{message.job_id}/{message.attempt}"
             packed = self.calls.packed(message.task, key, _plain(message))
-            asked.append((calls(queue, message.priority), packed))
-            if queue in self._lengths:
-                self._lengths[queue] += 1
+            asked.append((calls(_queue(message), message.priority), packed))
         for chore in chores:
             if chore.kind == "stop":
                 self.writer_side.stop_attempt(chore.worker or "", chore.job_id, chore.attempt)
                 continue
             key = f"{chore.kind}/{chore.job_id}/{chore.attempt}"
             asked.append((CHORES, self.chores.packed(CHORE, key, _plain(chore))))
+        self._under_way.update(queues)
         try:
             await self.calls.send(asked)
         except (*AWAY, ResponseError) as error:
             self._outage.notice(error, unsent=len(asked))
             self.writer_side.gap(True)  # to be sent again when Redis is back
+        finally:
+            self._under_way.subtract(queues)
+            self._since.update(queues)
+            for queue in queues.keys() & self._lengths.keys():
+                self._lengths[queue] += queues[queue]
 
     def ring(self) -> None:
         """Wake one of the writers; whoever hears it reads the inbox."""
@@ -131,6 +139,7 @@ class RedisTransport:
             await self._look()
 
     async def _look(self) -> None:
+        self._since.clear()
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
                 for queue in self._queues:
@@ -142,7 +151,9 @@ class RedisTransport:
             self._lengths = {}  # nothing is sent while nobody can take it
             return
         by_queue = zip(*[iter(lengths)] * len(LEVELS), strict=True)
-        self._lengths = {q: sum(n) for q, n in zip(self._queues, by_queue, strict=True)}
+        self._lengths = {  # the answer may be older than what was sent meanwhile
+            q: sum(n) + self._since[q] for q, n in zip(self._queues, by_queue, strict=True)
+        }
         self._lengths.setdefault("", 0)
 
     async def _listen(self) -> None:
@@ -171,6 +182,10 @@ async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
     for task in tasks:
         with contextlib.suppress(asyncio.CancelledError, Exception):
             await task
+
+
+def _queue(message: Message) -> str:
+    return message.task.partition(".")[0]
 
 
 def _plain(value: Message | Chore) -> object:

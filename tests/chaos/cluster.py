@@ -39,6 +39,7 @@ class Cluster:
     sim: ReplicateSimulator
     database_url: str
     """Straight to the server, past every proxy."""
+    checks: int
     roles: dict[str, Role] = field(default_factory=dict)
     urls: list[str] = field(default_factory=list)
 
@@ -57,6 +58,7 @@ class Cluster:
             "AGENTFLOW_APP": "support.crash.main:app",
             "AGENTFLOW_ARTIFACTS_DIR": str(self.files),
             "AGENTFLOW_ALLOW_DOWNLOADS": f'["{urlsplit(self.sim.url).netloc}"]',
+            "CRASH_CHECKS": str(self.checks),
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
             **env(self.sim),
         }
@@ -85,15 +87,15 @@ async def _answers(http: httpx.AsyncClient, url: str) -> bool:
 
 
 @asynccontextmanager
-async def cluster(folder: Path, seed: int) -> AsyncIterator[Cluster]:
-    """Everything started and ready; in the end, everything ended."""
+async def cluster(folder: Path, seed: int, checks: int) -> AsyncIterator[Cluster]:
+    """Everything started and ready; in the end, everything ended. `checks`: see `Plan`."""
     async with AsyncExitStack() as stack:
         postgres = stack.enter_context(Postgres(durable=True))
         redis = stack.enter_context(RedisServer())
         sim = await stack.enter_async_context(simulator(new_secret(), "r8_chaos").serve())
         sim.faults.update({"seed": seed, **PROVIDER_FAULTS})
         postgres.create_database("chaos")
-        world = Cluster(folder, postgres, redis, sim, postgres.url("chaos"))
+        world = Cluster(folder, postgres, redis, sim, postgres.url("chaos"), checks)
         done = await asyncio.to_thread(world.run, "migrate")
         if done.returncode:
             raise RuntimeError(f"agentflow migrate: {done.stdout}{done.stderr}")

@@ -23,7 +23,8 @@ from chaos.figures import declared_dead, figures, slowest, table
 @dataclass(frozen=True)
 class Plan:
     """`rate` is in jobs a second, `scale` shortens faults, `patience` is how many seconds after
-    the storm everything must be final."""
+    the storm everything must be final; `checks` are the looks for a call of unknown outcome, and
+    for the end of a canceled one."""
 
     jobs: int
     faults: int
@@ -31,6 +32,7 @@ class Plan:
     rate: float
     scale: float = 1.0
     patience: float = 180.0
+    checks: int = 6
 
 
 @dataclass
@@ -43,7 +45,7 @@ class Outcome:
 
 async def run(plan: Plan, folder: Path) -> Outcome:
     outcome, started = Outcome(), time.time()
-    async with cluster(folder, plan.seed) as world:
+    async with cluster(folder, plan.seed, plan.checks) as world:
         clients = Clients(world.urls, random.Random(plan.seed))
         storm = Storm(world, random.Random(plan.seed), plan.scale)
         began = time.time()

@@ -14,19 +14,21 @@ import pytest_asyncio
 from pydantic import BaseModel, SecretStr
 from support.fakes import rows
 from support.servers import RedisServer
+from tortoise.transactions import in_transaction
 
-from agentflow import AgentFlow, Policy, Provider, Result, Settings
+from agentflow import AgentFlow, Policy, Provider, Result, Settings, runtime
+from agentflow.store.sql import Sql
 from agentflow.transport import redis as redis_transport
 from agentflow.transport.redis_link import LEVELS, Link, calls, connect
 
 DATABASES = ("postgres",)
 
-CROWD = 1500
+CROWD = 600
 AT_MOST = 150
 
-COPY = """
-    INSERT INTO {table} ({columns})
-    SELECT {values} FROM {table}, generate_series(1, {number}) AS n WHERE {key} = $1
+COLUMNS = """
+    SELECT column_name FROM information_schema.columns WHERE table_name = $1
+    AND is_identity = 'NO' AND (column_default IS NULL OR column_default NOT LIKE 'next%')
 """
 
 
@@ -76,37 +78,30 @@ async def redis(redis_url: str) -> AsyncIterator[Link]:
 
 
 async def crowd(app: AgentFlow, number: int) -> None:
-    """So many more jobs like one submitted, all due for their first ring."""
+    """One job and so many more like it, all due for their first ring."""
     first = await app.submit("fake.work", {"n": 1})
-    jobs = {
-        "id": "'job_' || md5('j' || n)",
-        "check_at": "created_at",
-        "wake_at": "created_at",
-    }
-    attempts = {"job_id": "'job_' || md5('j' || n)", "token": "md5('t' || n)"}
-    history = {"job_id": "'job_' || md5('j' || n)"}
-    for name, key, changed in (
-        ("jobs", "id", jobs),
-        ("attempts", "job_id", attempts),
-        ("history", "job_id", history),
-    ):
-        table = f"agentflow_{name}"
-        found = await rows(
-            "SELECT column_name AS c FROM information_schema.columns WHERE table_name = $1"
-            " AND is_identity = 'NO' AND (column_default IS NULL OR column_default NOT LIKE 'next%')",
-            table,
-        )
-        columns = [row["c"] for row in found]
-        await rows(
-            COPY.format(
-                table=table,
-                columns=", ".join(f'"{c}"' for c in columns),
-                values=", ".join(changed.get(c, f'"{c}"') for c in columns),
-                number=number,
-                key=key,
-            ),
-            first.id,
-        )
+    id = "'job_' || md5('j' || n)"
+    async with in_transaction("default") as tx:
+        sql = Sql(tx)
+        due = {"id": id, "check_at": "created_at", "wake_at": "created_at"}
+        await copy(sql, "jobs", f"id = '{first.id}'", number, due)
+        others = {"job_id": id, "token": "md5('t' || n)"}
+        await copy(sql, "attempts", f"job_id = '{first.id}'", number, others)
+        await copy(sql, "history", f"job_id = '{first.id}' AND seq = 0", number, others)
+    app.runtime.ring()
+
+
+async def copy(sql: Sql, name: str, which: str, number: int, changed: dict[str, str]) -> None:
+    """Rows like the one that there is, with other values in some columns."""
+    table = f"agentflow_{name}"
+    found = await sql.rows(COLUMNS, [table])
+    columns = [row["column_name"] for row in found]
+    names = ", ".join(f'"{c}"' for c in columns)
+    values = ", ".join(changed.get(c, f'"{c}"') for c in columns)
+    await sql.rows(
+        f"INSERT INTO {table} ({names}) SELECT {values} FROM {table},"
+        f" generate_series(1, {number}) AS n WHERE {which}"
+    )
 
 
 async def waiting(redis: Link) -> int:
@@ -137,7 +132,6 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_crowd_waits_in_the_database_and_not_in_redis(site: Site, redis: Link) -> None:
     async with site.role("writer") as writer:
         await crowd(writer, CROWD)
-        writer.runtime.ring()
         seen = []
         for _ in range(60):
             await asyncio.sleep(0.02)
@@ -148,11 +142,10 @@ async def test_a_crowd_waits_in_the_database_and_not_in_redis(site: Site, redis:
 
 @pytest.mark.usefixtures("narrow")
 async def test_every_job_of_a_crowd_is_dispatched_about_once(site: Site, redis: Link) -> None:
-    async with site.role("writer") as writer, site.role("worker", concurrency=32):
+    async with site.role("writer") as writer:
         await crowd(writer, CROWD)
-        writer.runtime.ring()
         most = 0
-        async with asyncio.timeout(30):
+        async with site.role("worker", concurrency=32), asyncio.timeout(30):
             while await ended() < CROWD + 1:
                 most = max(most, await waiting(redis))
                 await asyncio.sleep(0.02)
@@ -161,10 +154,12 @@ async def test_every_job_of_a_crowd_is_dispatched_about_once(site: Site, redis: 
         assert len(site.done) == len(set(site.done)) == CROWD + 1
 
 
-async def test_work_that_redis_lost_is_rung_for_again(site: Site, redis: Link) -> None:
+async def test_work_that_redis_lost_is_rung_for_again(
+    site: Site, redis: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "CATCH_UP", 0.5)
     async with site.role("writer") as writer:
         await crowd(writer, 20)
-        writer.runtime.ring()
         async with asyncio.timeout(10):
             while await waiting(redis) < 21:
                 await asyncio.sleep(0.02)
@@ -176,8 +171,7 @@ async def test_work_that_redis_lost_is_rung_for_again(site: Site, redis: Link) -
 
 
 async def test_a_password_in_the_url_is_used(database: str, tmp_path: Path) -> None:
-    with RedisServer(password="open sesame/?".replace(" ", "").replace("/?", "")) as server:
-        assert server.url().startswith("redis://:opensesame@")
+    with RedisServer(password="opensesame") as server:
         site = Site(database, server.url(), tmp_path)
         async with site.role("writer") as writer, site.role("worker"):
             assert writer.runtime.missing() == []
@@ -186,9 +180,7 @@ async def test_a_password_in_the_url_is_used(database: str, tmp_path: Path) -> N
         assert result.output == 7
 
 
-async def test_a_wrong_password_is_said_and_is_no_crash(
-    database: str, tmp_path: Path, caplog: Any
-) -> None:
+async def test_a_wrong_password_is_said_and_is_no_crash(database: str, tmp_path: Path) -> None:
     with RedisServer(password="opensesame") as server:
         site = Site(database, server.url().replace("opensesame", "wrong"), tmp_path)
         async with site.role("writer") as writer:

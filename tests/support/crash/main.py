@@ -15,10 +15,12 @@ from starlette.routing import Mount, Route
 from agentflow import AgentFlow
 from support.crash.models import Shot
 
+CHECKS = int(os.environ.get("CRASH_CHECKS", "4"))
+
 task = provider.tasks["replicate.predict"]
 task.policy = replace(
     task.policy, poll_after=1.0, poll_after_webhook=2.0, poll_max=5.0, backoff=0.2, deadline=300.0,
-    max_attempts=6, unknown_checks=int(os.environ.get("CRASH_UNKNOWN_CHECKS", "4")),
+    max_attempts=6, unknown_checks=CHECKS, cancel_checks=CHECKS,
 )  # fmt: skip
 
 app = AgentFlow(models=["support.crash.models"])
