@@ -9,6 +9,7 @@ name.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NoReturn, cast
@@ -33,6 +34,24 @@ log = structlog.get_logger(__name__)
 
 END_WITHIN = 5.0
 """Seconds for a ROLLBACK; a connection that does not answer by then is thrown away."""
+
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.InternalClientError,  # its server ended the connection in mid-air
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.TransactionRollbackError,
+)
+"""What says nothing about the statement: the same one may succeed the next time."""
+
+_LOST_WORDS = re.compile("is closed|was closed|released back to the pool")
+"""How asyncpg says that a connection is gone, by the same class as it says that it was misused."""
 
 _LOST = "was ended by a statement in it"
 
@@ -240,10 +259,11 @@ async def _translated(func: Any, *args: Any, **kwargs: Any) -> Any:
         return await func(*args, **kwargs)
     except asyncpg.IntegrityConstraintViolationError as error:
         raise IntegrityError(error) from error
+    except _AWAY as error:
+        raise DBConnectionError(error) from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise OperationalError(error) from error
-    except (OSError, TimeoutError, asyncpg.InternalClientError) as error:
-        raise DBConnectionError(error) from error  # the last: its server ended it in mid-air
+        lost = isinstance(error, asyncpg.InterfaceError) and _LOST_WORDS.search(str(error))
+        raise (DBConnectionError if lost else OperationalError)(error) from error
 
 
 async def _keep(connection: Any) -> None:

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import structlog
 from tortoise.connection import get_connection
+from tortoise.exceptions import DBConnectionError
 from tortoise.transactions import in_transaction
 
 from agentflow.clock import Clock
@@ -43,6 +44,12 @@ LOOK_EVERY = 0.05
 """Seconds between two looks at the alarms while there is always something to hear."""
 
 STOP_WITHIN = 10.0
+
+AGES = 10 * 366 * 86_400.0
+"""Longer ago than any alarm was set."""
+
+DEAF_REST = 0.2
+"""Seconds between two looks while alarms are due that must not go off yet."""
 
 PAUSES_EVERY = 1.0
 """Seconds between two looks at what is paused."""
@@ -185,6 +192,8 @@ class Writer:
     async def _commit_or_isolate(self, heard: Sequence[Heard]) -> Done:
         try:
             return await self._commit(heard)
+        except DBConnectionError:  # it is nobody's fault: the whole batch is tried again
+            raise
         except Exception as error:
             self.metrics.broken.inc()
             log.warning("A batch failed; its parts are tried singly", error=str(error)[:500])
@@ -224,14 +233,14 @@ class Writer:
 
     async def _silence(self, heard: Sequence[Heard]) -> float | None:
         """How long ago everything said had been read, in seconds: only alarms set for before then
-        go off (rule 8). None: no alarm is looked at now. Under load, that is now and then."""
+        go off (rule 8). `AGES` where nobody can tell: what waits for nobody's word goes on even
+        so. None: no alarm is looked at now, as mostly under load."""
         now = time.monotonic()
-        if not self._alarms or now < self._deaf_until:
-            return None
-        if heard and now - self._looked_at < LOOK_EVERY:
+        if not self._alarms or (heard and now - self._looked_at < LOOK_EVERY):
             return None
         self._looked_at = now
-        return await self._conversation.heard_until()
+        age = None if now < self._deaf_until else await self._conversation.heard_until()
+        return AGES if age is None else age
 
     async def _read_pauses(self, sql: Sql) -> None:
         now = time.monotonic()
@@ -242,10 +251,10 @@ class Writer:
         """Find the part that breaks a batch (rule 11). What handlers did in it is undone, so
         those of the other parts run again."""
         total = Done(more=True)
+        for each in heard:  # first: alarms judge only what was not heard
+            total.add(await self._alone([each], ""))
         for id in await self._waiting():
             total.add(await self._alone([], id))
-        for each in heard:
-            total.add(await self._alone([each], ""))
         return total
 
     async def _alone(self, group: Sequence[Heard], only: str) -> Done:
@@ -253,10 +262,14 @@ class Writer:
         is set aside."""
         try:
             return await self._commit(group, only=only)
+        except DBConnectionError:
+            raise
         except Exception as error:
             log.warning("Tried again without handlers", id=only, error=briefly(error))
         try:
             return await self._commit(group, calls_handlers=False, only=only)
+        except DBConnectionError:
+            raise
         except Exception as error:
             log.error("Poison", id=only, error=str(error)[:500])
             now = self._clock.now()
@@ -311,7 +324,8 @@ class Writer:
         open_queues = [q for q, room in rooms.items() if room > 0]
         due = instant(await next_alarm(sql, open_queues, self._paused))
         wait = REST if due is None else (due - self._clock.now()).total_seconds()
-        wait = max(wait, self._deaf_until - time.monotonic(), self._least_rest)
+        deaf = time.monotonic() < self._deaf_until
+        wait = max(wait, DEAF_REST if deaf else self._least_rest)
         return min(wait, 0.2) if any(room <= 0 for room in rooms.values()) else wait
 
     def _notice_standstill(self, seconds: float) -> None:

@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=20.0, help="jobs submitted a second")
     parser.add_argument("--scale", type=float, default=1.0, help="of everything that lasts")
     parser.add_argument("--patience", type=float, default=180.0, help="seconds for the end")
-    parser.add_argument("--checks", type=int, default=6, help="looks for a call of unknown outcome")
+    parser.add_argument("--checks", type=int, default=4, help="looks for a call of unknown outcome")
     parser.add_argument("--keep", type=Path, help="where logs and files are to stay")
     options = vars(parser.parse_args())
     kept = options.pop("keep")

@@ -51,7 +51,7 @@ class Clients:
                 group.create_task(self._one(number))
 
     async def _one(self, number: int) -> None:
-        asked = self._input(number)
+        asked, priority = self._input(number), self.dice.choice([-1, 0, 0, 0, 1])
         try:
             job = await self._anywhere(
                 lambda at: at.submit(
@@ -59,7 +59,7 @@ class Clients:
                     {"model": "a/b", "input": asked},
                     entity=f"shot:{number}",
                     idempotency_key=f"shot-{number}",
-                    priority=self.dice.choice([-1, 0, 0, 0, 1]),
+                    priority=priority,
                 )
             )
         finally:

@@ -32,7 +32,7 @@ class Plan:
     rate: float
     scale: float = 1.0
     patience: float = 180.0
-    checks: int = 6
+    checks: int = 4
 
 
 @dataclass

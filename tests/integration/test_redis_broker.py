@@ -308,6 +308,20 @@ async def test_a_worker_reads_no_more_than_it_has_room_for(
         gate.set()
 
 
+async def test_what_was_handed_on_and_not_taken_up_fills_a_hand(
+    redis_url: str, redis: Link
+) -> None:
+    async with bench(redis_url, free=lambda: 4) as one:
+        await one.send("a/1", "b/1", "c/1")
+        messages = one.broker.listen()
+        for _ in range(3):
+            await anext(messages)
+        await one.send("d/1", "e/1", "f/1")
+        await anext(messages)
+        assert (await redis.xpending(NORMAL, WORKERS))["pending"] == 4
+        await messages.aclose()
+
+
 async def test_a_crowd_that_wakes_an_idle_worker_does_not_fill_its_hands_twice(
     redis_url: str,
 ) -> None:
@@ -501,35 +515,63 @@ async def test_listening_survives_a_group_that_is_gone(one: Bench, redis: Link) 
     await until(lambda: one.read[-1] == "b/1")
 
 
+@asynccontextmanager
+async def afar(server: RedisServer) -> AsyncIterator[tuple[Proxy, Bench]]:
+    """A worker that reaches Redis through a proxy."""
+    async with (
+        Proxy("127.0.0.1", server.port) as proxy,
+        bench(f"redis://127.0.0.1:{proxy.port}/0", "far") as far,
+    ):
+        yield proxy, far
+
+
 async def test_listening_survives_a_cut_of_the_link(redis_server: RedisServer, one: Bench) -> None:
-    async with Proxy("127.0.0.1", redis_server.port) as proxy:
-        url = redis_server.url().replace(str(redis_server.port), str(proxy.port))
-        async with bench(url, "far") as far:
-            far.listen()
-            await one.send("a/1")
-            await until(lambda: far.read == ["a/1"])
-            proxy.cut()
-            await one.send("b/1")
-            await asyncio.sleep(1.0)
-            proxy.heal()
-            await until(lambda: far.read[-1] == "b/1")
+    async with afar(redis_server) as (proxy, far):
+        far.listen()
+        await one.send("a/1")
+        await until(lambda: far.read == ["a/1"])
+        proxy.cut()
+        await one.send("b/1")
+        await asyncio.sleep(1.0)
+        proxy.heal()
+        await until(lambda: far.read[-1] == "b/1")
+
+
+async def test_what_was_on_its_way_when_the_link_broke_is_read_again(
+    redis_server: RedisServer, one: Bench, redis: Link
+) -> None:
+    async with afar(redis_server) as (proxy, far):
+        far.listen()
+        await one.send("a/1")
+        await until(lambda: far.read == ["a/1"])
+        await until(lambda: _is_empty(redis))
+        await asyncio.sleep(0.2)  # until it blocks
+        proxy.cut("blackhole")
+        await one.send("b/1")
+        await until(lambda: _is_taken(redis))
+        proxy.cut("reset")
+        await asyncio.sleep(0.2)
+        proxy.heal()
+        await until(lambda: far.read == ["a/1", "b/1"])
+
+
+async def _is_taken(redis: Link) -> bool:
+    return (await redis.xpending(NORMAL, WORKERS))["pending"] == 1
 
 
 async def test_what_was_settled_while_redis_was_away_is_settled_afterwards(
     redis_server: RedisServer, one: Bench, redis: Link
 ) -> None:
-    async with Proxy("127.0.0.1", redis_server.port) as proxy:
-        url = redis_server.url().replace(str(redis_server.port), str(proxy.port))
-        async with bench(url, "far") as far:
-            await one.send("a/1")
-            far.listen(ack=False)
-            await until(lambda: far.read)
-            proxy.cut()
-            far.broker._ack(next(iter(far.broker._handed)))()
-            await asyncio.sleep(0.3)
-            assert await length(redis) == 1
-            proxy.heal()
-            await until(lambda: _is_empty(redis))
+    async with afar(redis_server) as (proxy, far):
+        await one.send("a/1")
+        far.listen(ack=False)
+        await until(lambda: far.read)
+        proxy.cut()
+        far.broker._ack(next(iter(far.broker._handed)))()
+        await asyncio.sleep(0.3)
+        assert await length(redis) == 1
+        proxy.heal()
+        await until(lambda: _is_empty(redis))
 
 
 async def test_sending_says_that_redis_is_away(own: RedisServer) -> None:
