@@ -22,7 +22,13 @@ from agentflow.core.transition import RING_EVERY
 from agentflow.errors import Conflict, StoreUnavailable, UsageError
 from agentflow.store.inserts import InboxEntry, insert_inbox, insert_jobs
 from agentflow.store.sql import Sql
-from agentflow.store.transactions import current_transaction, detached, hold_limit
+from agentflow.store.transactions import (
+    crossed,
+    current_transaction,
+    detached,
+    hold_limit,
+    passing,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -86,7 +92,14 @@ class Intake:
         if known:
             return _repeat(new, known[(new.job.tenant, new.idempotency_key or "")])
         rung = self._ring_now(new)
-        await insert_jobs(sql, [rung])
+        try:
+            async with tx._in_transaction() as inner:
+                await insert_jobs(Sql(inner), [rung])
+        except IntegrityError:  # another process stored the same key meanwhile
+            known = await _known_keys(sql, [new])
+            if not known:
+                raise
+            return _repeat(new, known[(new.job.tenant, new.idempotency_key or "")])
         after_commit: Callable[[Callable[[], None]], None] | None
         after_commit = getattr(tx, "after_commit", None)
         if after_commit is not None:
@@ -122,10 +135,12 @@ class Intake:
                 await self._commit(group)
             except Exception as error:  # each caller is told; the loop goes on
                 # Another process may have stored the same key meanwhile, which is seen now.
-                if len(group) > 1 or isinstance(error, IntegrityError):
+                alone = len(group) > 1 or isinstance(error, IntegrityError)
+                if alone and (crossed(error) or not passing(error)):
                     await self._singly(group)
-                else:
-                    _refuse(group[0], error)
+                    continue
+                for wanted in group:
+                    _refuse(wanted, error)
 
     async def _singly(self, group: Sequence[_Wanted]) -> None:
         """One bad row must not fail its neighbours."""

@@ -10,6 +10,7 @@ from contextvars import Context, ContextVar, copy_context
 from typing import Any, Protocol, TypeVar
 
 from tortoise.connection import get_connections
+from tortoise.exceptions import DBConnectionError
 
 T = TypeVar("T")
 
@@ -28,6 +29,25 @@ CONTROLLED = (
     "The block `async with in_transaction()` begins and ends a transaction. Leave it to commit;"
     " raise in it to roll back; nest another one for a part that may fail."
 )
+
+
+PASSING = ("08", "25006", "40", "53", "55", "57", "58")
+"""Beginnings of the SQLSTATEs that say something of the server and its load, not of a statement."""
+
+
+def sqlstate(error: BaseException) -> str:
+    """What PostgreSQL called it; empty if it was not PostgreSQL who said no."""
+    return str(getattr(error.__cause__, "sqlstate", None) or "")
+
+
+def passing(error: BaseException) -> bool:
+    """Whether the same statements may succeed later: the database is away, full or locked."""
+    return isinstance(error, DBConnectionError) or sqlstate(error).startswith(PASSING)
+
+
+def crossed(error: BaseException) -> bool:
+    """Whether two transactions stood in each other's way."""
+    return sqlstate(error).startswith(("40", "55P03"))
 
 
 class Held(Protocol):

@@ -190,6 +190,7 @@ class StreamBroker(RedisStreamBroker):
         read = await self._read_in_order(self.streams, [WORKERS, self.consumer_name, most])
         if read:
             stream, entries = read
+            self._rotate(stream.decode())
             pairs = [(id, dict(zip(f[::2], f[1::2], strict=True))) for id, f in entries]
             return [_entry(stream.decode(), id, fields) for id, fields in pairs]
         answer = await self.redis.xreadgroup(
@@ -200,6 +201,13 @@ class StreamBroker(RedisStreamBroker):
             block=int(BLOCK * 1000),
         )
         return _entries(answer)
+
+    def _rotate(self, stream: str) -> None:
+        """It comes last among those of its level: no provider's backlog hides another's calls."""
+        level = stream.rpartition(":")[2]
+        last = max(i for i, s in enumerate(self.streams) if s.rpartition(":")[2] == level)
+        self.streams.remove(stream)
+        self.streams.insert(last, stream)
 
     async def _mine(self) -> list[Entry]:
         """What Redis gave to this worker, as far as it was not settled."""

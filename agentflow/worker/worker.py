@@ -48,6 +48,9 @@ from agentflow.worker.spool import Spool
 
 log = structlog.get_logger(__name__)
 
+MOST_UNHEARD = 1000
+"""Reports of progress on their way; more are not made."""
+
 PROGRESS_EVERY = 0.5
 """Seconds between two reports of progress of one attempt."""
 
@@ -155,7 +158,7 @@ class Worker:
             await asyncio.wait(left, timeout=5.0)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5.0):
-                while self._asking:  # noqa: ASYNC110 - the claims are not ours to wait for
+                while self._asking or self.running:  # noqa: ASYNC110 - nobody tells
                     await asyncio.sleep(0.02)
         for claim in self._asking.values():
             self.spool.add(self._unused(claim))
@@ -176,7 +179,10 @@ class Worker:
 
     async def report(self, envelope: Envelope) -> None:
         """Keep it in the spool until the writer has committed it."""
-        self.spool.add(envelope)
+        try:
+            self.spool.add(envelope)
+        except OSError as error:  # the disk is full: the writer hears it all the same
+            log.error("The spool cannot be written", error=str(error)[:200])
         await self.writer.report(envelope)
         self.spool.confirmed(envelope)
 
@@ -298,6 +304,8 @@ class Worker:
 
     def _tell(self, envelope: Envelope) -> None:
         """Report something whose loss would matter little."""
+        if len(self._reports) >= MOST_UNHEARD:  # nobody listens: what is new will be said later
+            return
         report = asyncio.ensure_future(self.writer.report(envelope))
         self._reports.add(report)
         report.add_done_callback(self._reports.discard)

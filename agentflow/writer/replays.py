@@ -76,7 +76,7 @@ async def rebuild(sql: Sql, tools: Tools, run: Run) -> HandlerEvent:
 
 async def _run_row(sql: Sql, id: str) -> Run | None:
     rows = await sql.rows(
-        f'SELECT * FROM "agentflow_handler_runs" WHERE "id" = {sql.mark(1)}', [id]
+        f'SELECT * FROM "agentflow_handler_runs" WHERE "id" = {sql.mark(1)}{sql.locking}', [id]
     )
     return rows[0] if rows else None
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import structlog
+from tortoise.exceptions import IntegrityError
 from tortoise.transactions import in_transaction
 
 from agentflow.core.job import Job
@@ -17,6 +18,7 @@ from agentflow.errors import AgentflowError
 from agentflow.store.intake import insert_new_jobs
 from agentflow.store.rows import dumps
 from agentflow.store.sql import Sql
+from agentflow.store.transactions import crossed
 from agentflow.types import new_id
 from agentflow.writer.handlers import (
     Handler,
@@ -115,7 +117,11 @@ async def run_in(
         async with in_transaction("default") as savepoint:
             specs = await handler.call(event, savepoint, seconds=budget.each)
             new = [prepare(spec, tenant) for spec in specs]
-            fresh = await insert_new_jobs(Sql(savepoint), new)
+            try:
+                async with in_transaction("default") as inner:
+                    fresh = await insert_new_jobs(Sql(inner), new)
+            except IntegrityError:  # another process stored the same key meanwhile: seen now
+                fresh = await insert_new_jobs(Sql(savepoint), new)
         done = True
         return fresh
     except TooSlow:
@@ -177,6 +183,8 @@ async def run_all(
                 ran.new_jobs += await run_in(handler, event, prepare, tenant, budget)
                 continue
             except Exception as failure:  # the application's code
+                if crossed(failure):  # each part is tried alone then
+                    raise
                 log.warning("Handler failed", handler=handler.name, error=briefly(failure))
                 error = failure
         row = run_row(handler, event, tenant=tenant, now=now, inbox_id=inbox_id, error=error)

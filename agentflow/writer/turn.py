@@ -249,8 +249,6 @@ class Turn:
             letters = [*here, *(x for x in parked if not known.issuperset(x.unparked))]
             if not letters:
                 return
-            for letter in letters:
-                letter.envelopes = []
             await match(self.sql, letters, self.tools.catalogue, self.now, places)
             said = [e for x in letters for e in x.envelopes]
             await self._load({e.job_id for e in said} - self.batch.held.keys())

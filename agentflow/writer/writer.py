@@ -10,7 +10,6 @@ from datetime import timedelta
 
 import structlog
 from tortoise.connection import get_connection
-from tortoise.exceptions import DBConnectionError
 from tortoise.transactions import in_transaction
 
 from agentflow.clock import Clock
@@ -18,7 +17,7 @@ from agentflow.core.events import Abandoned, Envelope, Source
 from agentflow.store.pauses import paused
 from agentflow.store.rows import instant
 from agentflow.store.sql import Sql
-from agentflow.store.transactions import hold_limit
+from agentflow.store.transactions import crossed, hold_limit, passing
 from agentflow.telemetry.metrics import Metrics
 from agentflow.transport.conversation import Broker, Claim, Denied, Heard, WriterSide
 from agentflow.types import JobId
@@ -192,9 +191,9 @@ class Writer:
     async def _commit_or_isolate(self, heard: Sequence[Heard]) -> Done:
         try:
             return await self._commit(heard)
-        except DBConnectionError:  # it is nobody's fault: the whole batch is tried again
-            raise
         except Exception as error:
+            if passing(error) and not crossed(error):  # nobody's fault: the whole is tried again
+                raise
             self.metrics.broken.inc()
             log.warning("A batch failed; its parts are tried singly", error=str(error)[:500])
             return await self._singly(heard)
@@ -206,11 +205,14 @@ class Writer:
         calls_handlers: bool = True,
         only: str | None = None,
     ) -> Done:
+        asked = time.monotonic()
         age = await self._silence(heard)
         with hold_limit(None):
             async with in_transaction("default") as tx:
                 sql = Sql(tx)
                 now = await sql.now(self._clock)
+                if age is not None and time.monotonic() - asked > GAP:  # more was said meanwhile
+                    age = AGES
                 rings = self._broker_is_empty
                 if rings:  # every queued job is due for its ring
                     await ring_again(sql, now)
@@ -253,8 +255,9 @@ class Writer:
         total = Done(more=True)
         for each in heard:  # first: alarms judge only what was not heard
             total.add(await self._alone([each], ""))
-        for id in await self._waiting():
-            total.add(await self._alone([], id))
+        if not total.given_back:
+            for id in await self._waiting():
+                total.add(await self._alone([], id))
         return total
 
     async def _alone(self, group: Sequence[Heard], only: str) -> Done:
@@ -262,15 +265,15 @@ class Writer:
         is set aside."""
         try:
             return await self._commit(group, only=only)
-        except DBConnectionError:
-            raise
         except Exception as error:
+            if passing(error):  # not this part's fault: it stays with its sender
+                raise
             log.warning("Tried again without handlers", id=only, error=briefly(error))
         try:
             return await self._commit(group, calls_handlers=False, only=only)
-        except DBConnectionError:
-            raise
         except Exception as error:
+            if passing(error):
+                raise
             log.error("Poison", id=only, error=str(error)[:500])
             now = self._clock.now()
             with hold_limit(None):

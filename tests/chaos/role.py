@@ -77,18 +77,23 @@ class Role:
         self._process.wait()
 
     def freeze(self) -> None:
-        os.kill(self.pid, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None, "it was started"
+        self._process.send_signal(number)
 
     async def stop(self) -> None:
-        """In order; a process that does not end is killed, and that is said by False."""
+        """In order; a process that does not end is killed, which counts as a death."""
         if self._tending is not None:
             self._tending.cancel()
         if self._process is None:
             return
         self._process.terminate()
+        self.thaw()
         try:
             await asyncio.to_thread(self._process.wait, 30)
         except subprocess.TimeoutExpired:

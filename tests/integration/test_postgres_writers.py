@@ -155,6 +155,4 @@ def test_whoever_migrates_at_once_finds_one_schema(postgres: Postgres) -> None:
         applied = [orjson.loads(out)["applied"] for out, _ in ends]
         assert sorted(map(bool, applied)) == [False, False, False, True], "one did all of it"
         known = postgres.sql("SELECT app || '.' || name FROM tortoise_migrations", name)
-        assert sorted(known.splitlines()) == sorted(
-            migration for each in applied for migration in each
-        )
+        assert sorted(known.splitlines()) == sorted(chain.from_iterable(applied))
