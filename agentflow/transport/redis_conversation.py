@@ -346,11 +346,11 @@ class RedisWriterSide:
         """Learn whether Redis still is the one we knew."""
         known = self._epoch
         await make_group(self._redis, EVENTS, WRITERS)
-        await self._redis.set(EPOCH, secrets.token_hex(8), nx=True)
+        made = await self._redis.set(EPOCH, secrets.token_hex(8), nx=True)
         self._epoch = await self._redis.get(EPOCH)
         before, self._last_epoch = self._last_epoch, self._epoch
-        lost = before is not None and before != self._epoch
-        if known is not None or before is not None:
+        lost = bool(made) or (before is not None and before != self._epoch)
+        if lost or known is not None or before is not None:
             self.gap(lost)
 
     async def _read(self) -> None:
