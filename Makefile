@@ -33,7 +33,7 @@ bench: .venv/.stamp ## run the benchmarks
 	@.venv/bin/python -m tests.benchmarks $(ARGS)
 	@.venv/bin/python -m tests.benchmarks.scale_out $(ARGS)
 
-chaos: .venv/.stamp ## 10,000 jobs under 200 faults of processes, servers, links and clocks; ARGS='--seed 1'
+chaos: .venv/.stamp ## 10,000 jobs under 200 faults of processes, servers, links and clocks
 	@.venv/bin/python -m tests.chaos $(ARGS)
 
 clean: ## remove .venv, caches and builds; jobs and files in .agentflow stay

@@ -44,14 +44,21 @@ async def retryable(tenant: str, wanted: JobFilter) -> list[str]:
 
 
 async def _ids(tenant: str, wanted: JobFilter, statuses: Sequence[Status], but: str) -> list[str]:
+    """Each status by itself, as the index has them: the oldest jobs are mostly of another."""
     sql = Reader()
     join, where, values = conditions(sql, tenant, wanted)
-    among = ", ".join(f"'{status.value}'" for status in statuses)
-    rows = await sql.rows(
-        f'SELECT j."id" FROM "agentflow_jobs" j {join} WHERE {where}'
-        f' AND j."status" IN ({among}) AND {but} ORDER BY j."id" LIMIT {wanted.limit + 1}',
-        values,
-    )
+    most = wanted.limit + 1
+    each = [
+        f'SELECT * FROM (SELECT j."id" FROM "agentflow_jobs" j {join} WHERE {where}'
+        f" AND j.\"status\" = '{status.value}' AND {but}"
+        f' ORDER BY j."id" LIMIT {most}) AS "{status.value}"'
+        for status in statuses
+        if wanted.status in (None, status)
+    ]
+    if not each:
+        return []
+    repeated = values if sql.postgres else values * len(each)
+    rows = await sql.rows(f'{" UNION ALL ".join(each)} ORDER BY "id" LIMIT {most}', repeated)
     return [row["id"] for row in rows]
 
 

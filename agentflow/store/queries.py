@@ -257,14 +257,24 @@ async def get_handler_run(tenant: str, id: str) -> JsonObject:
 async def oldest_due(now: datetime) -> float | None:
     """Seconds the oldest due alarm or unread inbox row has been waiting; None if none is."""
     sql = Reader()
-    rows = await sql.rows(
-        'SELECT MIN("at") AS "at" FROM (SELECT MIN("wake_at") AS "at" FROM "agentflow_jobs"'
-        f' WHERE "wake_at" <= {sql.mark(1)} UNION ALL SELECT MIN("received_at") FROM'
-        ' "agentflow_inbox" WHERE "status" = \'received\') AS "due"',
-        [now],
-    )
+    rows = await sql.rows(_OLDEST)
     at = instant(rows[0]["at"])
-    return None if at is None else max(0.0, (now - at).total_seconds())
+    return None if at is None or at > now else float((now - at).total_seconds())
+
+
+_OLDEST = (  # the queues one by one, in each of which the index knows the first
+    'WITH RECURSIVE "queues" ("name") AS ('
+    ' SELECT MIN("queue") FROM "agentflow_jobs" WHERE "status" = \'queued\''
+    ' UNION ALL SELECT (SELECT MIN(j."queue") FROM "agentflow_jobs" j'
+    ' WHERE j."status" = \'queued\' AND j."queue" > "name") FROM "queues" WHERE "name" IS NOT NULL)'
+    ' SELECT MIN("at") AS "at" FROM ('
+    ' SELECT MIN("wake_at") AS "at" FROM "agentflow_jobs" WHERE "status" <> \'queued\''
+    ' UNION ALL SELECT (SELECT MIN(j."wake_at") FROM "agentflow_jobs" j'
+    ' WHERE j."status" = \'queued\' AND j."queue" = "name") FROM "queues"'
+    ' UNION ALL SELECT * FROM (SELECT "received_at" FROM "agentflow_inbox"'
+    ' WHERE "status" = \'received\' ORDER BY "id" LIMIT 1) AS "first"'
+    ') AS "due"'
+)
 
 
 _RUN = (

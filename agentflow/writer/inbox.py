@@ -302,8 +302,9 @@ async def unpark(sql: Sql, external_ids: set[tuple[str, str]]) -> list[Letter]:
         return []
     rows = await sql.rows(
         'SELECT "id", "inbox_id", "provider", "external_id" FROM "agentflow_parked"'
-        f' WHERE {sql.among("external_id", 1)} ORDER BY "id"{sql.locking}',
-        [sql.array({e for _, e in external_ids})],
+        f" WHERE {sql.among('provider', 1)} AND {sql.among('external_id', 2)}"
+        f' ORDER BY "id"{sql.locking}',
+        [sql.array({p for p, _ in external_ids}), sql.array({e for _, e in external_ids})],
     )
     chosen = [r for r in rows if (r["provider"], r["external_id"]) in external_ids]
     found = await rows_of(sql, [r["inbox_id"] for r in chosen])

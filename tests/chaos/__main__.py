@@ -16,7 +16,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
-    parser.add_argument("--rate", type=float, default=20.0, help="jobs submitted a second")
+    parser.add_argument("--rate", type=float, default=8.0, help="jobs submitted a second")
     parser.add_argument("--scale", type=float, default=1.0, help="of everything that lasts")
     parser.add_argument("--patience", type=float, default=180.0, help="seconds for the end")
     parser.add_argument("--checks", type=int, default=4, help="looks for a call of unknown outcome")

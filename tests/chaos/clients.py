@@ -50,6 +50,12 @@ class Clients:
                 await self._gate.acquire()
                 group.create_task(self._one(number))
 
+    async def retry_handlers(self) -> None:
+        """As a person would: run again what was set aside because it took too long."""
+        async for run in self._at[0].handler_runs(status="parked"):
+            self.counts["handlers retried"] += 1
+            await self._at[0].retry_handler(run["id"])
+
     async def _one(self, number: int) -> None:
         asked, priority = self._input(number), self.dice.choice([-1, 0, 0, 0, 1])
         try:

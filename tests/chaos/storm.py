@@ -56,6 +56,8 @@ async def run(plan: Plan, folder: Path) -> Outcome:
             async with asyncio.timeout(plan.patience + plan.jobs / plan.rate):
                 await following
                 await _all_final(world, plan.patience)
+                await clients.retry_handlers()
+                await _all_final(world, plan.patience)
         except TimeoutError:
             outcome.problems.append(f"not all was final {plan.patience:.0f} s after the storm")
         still = time.time()
@@ -78,6 +80,7 @@ async def _all_final(world: Cluster, patience: float) -> None:
             while await db.fetchval(
                 "SELECT EXISTS (SELECT 1 FROM agentflow_jobs WHERE finished_at IS NULL)"
                 " OR EXISTS (SELECT 1 FROM agentflow_inbox WHERE status = 'received')"
+                " OR EXISTS (SELECT 1 FROM agentflow_handler_runs WHERE status = 'pending')"
             ):
                 await asyncio.sleep(0.3)
     finally:
