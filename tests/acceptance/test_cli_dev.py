@@ -54,7 +54,7 @@ def test_a_port_in_use_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "env", "said"),
     [
-        (["--host", "0.0.0.0"], {}, "loopback only"),
+        (["--host", "0.0.0.0"], {}, "without API keys"),
         ([], {"AGENTFLOW_LOG_LEVEL": "LOUD"}, "AGENTFLOW_LOG_LEVEL"),
         (["--app", "nowhere:app"], {}, "there is no module 'nowhere'"),
         (["--app", "shop:broken"], {}, "a bool, not an AgentFlow"),
