@@ -109,8 +109,7 @@ async def test_handlers_that_cross_on_the_applications_rows_all_take_effect(
 
     async with pair(tmp_path, app, fake) as (runtime, spoken, _):
         await get_connection("default").execute_script(
-            "CREATE TABLE shots (id int PRIMARY KEY, n int);"
-            "INSERT INTO shots VALUES (1, 0), (2, 0)"
+            "CREATE TABLE shots (id int PRIMARY KEY, n int);INSERT INTO shots VALUES (1, 0), (2, 0)"
         )
         jobs = [await started(app, entity=f"shot:{n}") for n in (1, 2, 2, 1)]
         await asyncio.gather(
