@@ -142,8 +142,11 @@ async def insert_inbox(sql: Sql, entries: Sequence[InboxEntry]) -> dict[str, str
     if repeated:
         rows = await sql.rows(
             'SELECT "id", "provider", "dedup_key" FROM "agentflow_inbox"'
-            f" WHERE {sql.among('dedup_key', 1)}",
-            [sql.array({e.dedup_key for e in repeated})],
+            f" WHERE {sql.among('provider', 1)} AND {sql.among('dedup_key', 2)}",
+            [
+                sql.array({e.provider for e in repeated}),
+                sql.array({e.dedup_key for e in repeated}),
+            ],
         )
         known = {(row["provider"], row["dedup_key"]): row["id"] for row in rows}
         stored |= {e.id: known[e.provider, e.dedup_key] for e in repeated}

@@ -153,10 +153,11 @@ class Transaction(TransactionWrapper):
         return answer
 
     def _is_open(self) -> bool:
+        """Raises `DBConnectionError` if the server has ended the session."""
         try:
             return bool(self._connection.is_in_transaction())
-        except asyncpg.InterfaceError:  # the server has ended the session
-            return False
+        except asyncpg.InterfaceError as error:
+            raise DBConnectionError(error) from error
 
     def _drop(self) -> None:
         """Close the connection, if the server did not."""

@@ -151,6 +151,8 @@ def conditions(sql: Sql, tenant: str, wanted: JobFilter) -> tuple[str, str, list
     if wanted.tag is not None:
         join = 'JOIN "agentflow_tags" t ON t."job_id" = j."id" AND t."tenant" = j."tenant"'
         add('t."tag" = {}', wanted.tag)
+        if wanted.cursor is not None:  # where the index of the tags is to be entered
+            add('t."job_id" < {}', wanted.cursor)
     return join, " AND ".join(where), values
 
 

@@ -58,6 +58,10 @@ IDLE = 8.0
 NOT_UNDERSTOOD = (ValueError, LookupError, TypeError)
 """What the words of another version raise."""
 
+STUCK = 6.0
+"""Seconds without an answer after which a writer reads no more and keeps nothing from the others:
+its link to the database may be cut, and theirs not."""
+
 AHEAD = 2000
 """Things read and not yet taken; more are left in Redis."""
 
@@ -231,7 +235,7 @@ class RedisWriterSide:
         self._changed: list[JobId] = []
         self._epoch: bytes | None = None
         self._last_epoch: bytes | None = None
-        self._reclaimed_at = 0.0
+        self._reclaimed_at = self._moved_at = 0.0
 
     # -- the writer's ----------------------------------------------------------------------------
 
@@ -271,6 +275,8 @@ class RedisWriterSide:
         answers, self._answers = self._answers, {}
         done, self._done = self._done, []
         changed, self._changed = self._changed, []
+        if done:
+            self._moved_at = time.monotonic()
         if not (answers or done or changed):
             return
         try:
@@ -358,6 +364,9 @@ class RedisWriterSide:
             self._room.clear()
             await self._room.wait()
         now = time.monotonic()
+        if self._in_hand and now - self._moved_at > STUCK:
+            await asyncio.sleep(AGAIN / 10)
+            return
         if now - self._reclaimed_at > IDLE / 2:
             self._reclaimed_at = now
             self._keep(await reclaim(self._redis, EVENTS, WRITERS, self._consumer, IDLE, 100))
@@ -373,6 +382,8 @@ class RedisWriterSide:
             if id in self._in_hand:
                 continue
             heard = _understood(id, fields, self)
+            if not self._in_hand:
+                self._moved_at = time.monotonic()
             if heard:
                 self._in_hand[id] = heard[0].entry
                 self._heard.extend(heard)

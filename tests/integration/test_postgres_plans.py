@@ -159,6 +159,9 @@ LISTS: dict[str, Asked] = {
     "deliveries by provider": letters(provider="fake"),
     "handler runs": runs(),
     "handler runs set aside": runs(status="parked"),
+}
+
+BULK: dict[str, Asked] = {
     "cancelable": lambda sql: bulk.cancelable("default", JobFilter(task="fake.work", limit=100)),
     "cancelable by tag": lambda sql: bulk.cancelable("default", JobFilter(tag="batch-3")),
     "cancelable by status": lambda sql: bulk.cancelable("default", JobFilter(status="waiting")),
@@ -212,7 +215,6 @@ WRITING: dict[str, Asked] = {
     "what was received": lambda sql: inbox.received(sql, MOST),
     "deliveries by id": lambda sql: inbox.rows_of(sql, [dlv(i) for i in range(MOST)]),
     "what is parked": lambda sql: inbox.unpark(sql, set(PLACES)),
-    "parked too long": lambda sql: inbox.expire_parked(sql, NOW),
     "what is paused": paused,
 }
 
@@ -237,6 +239,7 @@ def pruner() -> Pruner:
 
 CHORES: dict[str, Asked] = {
     "handlers owed": lambda sql: owed()._leased(NOW, 16),
+    "parked too long": lambda sql: inbox.expire_parked(sql, NOW),
     "old jobs": lambda sql: pruner()._prune_jobs(),
     "old bodies": lambda sql: pruner()._prune_bodies(),
     "old deliveries": lambda sql: pruner()._prune_deliveries(),
@@ -268,6 +271,14 @@ async def test_a_list_reads_about_what_it_shows(plans: Plans, ask: Asked) -> Non
     plans.check(FEW)
 
 
+@pytest.mark.parametrize("ask", BULK.values(), ids=BULK)
+async def test_a_bulk_operation_reads_nothing_of_what_is_long_over(
+    plans: Plans, ask: Asked
+) -> None:
+    await run(ask)
+    plans.check(max(FEW, JOBS // 100))
+
+
 @pytest.mark.parametrize("ask", (ONES | FEED).values(), ids=ONES | FEED)
 async def test_one_is_found_by_its_name_and_the_feed_by_its_position(
     plans: Plans, ask: Asked
@@ -294,32 +305,33 @@ async def test_what_is_about_open_jobs_reads_no_others(plans: Plans, ask: Asked)
     plans.check(float("inf"))
 
 
-async def test_a_plan_made_while_the_tables_were_empty_is_not_kept(
+async def test_a_plan_made_when_there_were_few_jobs_is_not_kept_for_many(
     postgres: Postgres, template: str, tmp_path: Path
 ) -> None:
     with postgres.database(template) as url:
         store = Database(Settings(data_dir=tmp_path, database_url=url), Models())
         await store.open(migrate=False)
         try:
+            await add(url, above=0, upto=50)
             async with in_transaction() as tx:
+                await tx.execute_query("ANALYZE agentflow_jobs")
                 session: Any = tx._connection  # type: ignore[attr-defined]
-                update = "UPDATE agentflow_jobs SET checks = 1 WHERE tenant = $1 AND id = $2"
-                await session.execute(f"PREPARE p AS {update}")
+                update = "UPDATE agentflow_jobs SET checks = 1 WHERE id = ANY($1)"
+                await session.execute(f"PREPARE p (text[]) AS {update}")
                 for _ in range(10):  # from the sixth on, a plan for any value may be kept
-                    await session.execute("EXECUTE p ('default', 'job')")
-                await fill_unnoticed(url)
-                explain = (
-                    f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE p ('default', '{job(7)}')"
-                )
-                plan = orjson.loads(await session.fetchval(explain))[0]["Plan"]
+                    await session.execute("EXECUTE p (ARRAY['job'])")
+                await add(url, above=50, upto=20_000)
+                said = await session.fetchval(f"{EXPLAIN} EXECUTE p (ARRAY['{job(7)}'])")
+                plan = orjson.loads(said)[0]["Plan"]
                 assert pages(plan) < 50, shown(plan)
         finally:
             await store.close()
 
 
-async def fill_unnoticed(url: str) -> None:
-    """Nobody tells the planner that there is something now."""
+async def add(url: str, *, above: int, upto: int) -> None:
+    """More jobs, of which nobody tells the planner."""
     stranger = await asyncpg.connect(url)
-    for statement in (EACH, JOBS_OF_EACH):
-        await stranger.execute(statement.format(jobs=20_000))
+    await stranger.execute(EACH.format(jobs=upto))
+    await stranger.execute(f"DELETE FROM made WHERE i <= {above}")
+    await stranger.execute(JOBS_OF_EACH.format(jobs=upto))
     await stranger.close()

@@ -95,6 +95,7 @@ class Talk:
     async def writer(self, name: str = "writer1", url: str | None = None) -> Writer:
         made = Writer(self.link(url), name)
         await made.side.ready()
+        made.gaps.clear()  # a Redis that is new has lost everything
         made.reading = self.spawn(made.side.run())
         self.spawn(made.run())
         return made
@@ -342,6 +343,21 @@ async def test_nothing_is_said_again_while_it_lies_there(talk: Talk) -> None:
     writer.side.bell.set()
     assert await within(asking) == GRANTED
     assert writer.heard == [claim()]
+
+
+async def test_what_a_writer_that_cannot_write_has_in_hand_another_answers(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its link to the database is cut; it goes on reading, and must not keep what it read."""
+    monkeypatch.setattr(redis_conversation, "STUCK", 0.2)
+    stuck = await talk.writer("stuck")
+    stuck.mute = True
+    worker = talk.worker()
+    first = talk.spawn(worker.report(report(1, "a")))
+    await until(lambda: not stuck.side.empty)
+    await talk.writer("well")
+    await within(first)
+    await within(worker.report(report(2, "b")))
 
 
 async def test_what_a_dead_writer_had_in_hand_another_answers(talk: Talk) -> None:

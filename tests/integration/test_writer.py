@@ -105,6 +105,23 @@ async def test_a_delivery_before_its_attempt_is_known_is_parked_and_found(tmp_pa
         assert await rows("SELECT * FROM agentflow_parked") == []
 
 
+async def test_a_delivery_about_two_is_kept_until_both_are_known(tmp_path: Path) -> None:
+    fake = Fake(webhooks="account")
+    async with running(tmp_path, fake) as app:
+        await app.runtime.serving.stop(0)
+        jobs = {name: await app.submit("fake.work", {}) for name in ("first", "second")}
+        for job in jobs.values():
+            await app.runtime.conversation.claim(Claim(job.id, 1, "n", "w"))
+        facts = [{"id": name, "event": "succeeded", "fields": {}} for name in jobs]
+        await deliver(app, orjson.dumps(facts), id="both")
+        for (name, job), left in zip(jobs.items(), (1, 0), strict=True):
+            await tell(app, job.id, Accepted(name, attempt=1))
+            await until(app, job.id, "succeeded")
+            (row,) = await rows("SELECT status, wake_at FROM agentflow_inbox")
+            assert (row["status"], row["wake_at"] is not None) == ("applied", bool(left))
+            assert len(await rows("SELECT * FROM agentflow_parked")) == left
+
+
 async def test_a_delivery_in_the_same_turn_as_its_acceptance_is_matched(tmp_path: Path) -> None:
     fake = Fake(webhooks="account")
     async with running(tmp_path, fake) as app:
