@@ -110,12 +110,11 @@ class Writer:
             self._conversation.bell.clear()
             try:
                 more = await self._turn()
+                if not (more or self._conversation.bell.is_set()) and self._conversation.empty:
+                    await self._rest()
             except Exception as error:  # the database is away: nothing is lost, try again
                 log.error("The writer cannot write", error=briefly(error))
                 await asyncio.sleep(0.5)
-                continue
-            if not (more or self._conversation.bell.is_set()) and self._conversation.empty:
-                await self._rest()
 
     async def stop(self) -> None:
         """Apply what was heard, then end `run`. What cannot be applied in time (others go on
