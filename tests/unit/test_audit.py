@@ -36,6 +36,7 @@ from agentflow.errors import Unavailable
 from agentflow.store.inserts import insert_jobs
 from agentflow.store.rows import JOB_COLUMNS, dumps, loads
 from agentflow.writer.batch import Batch
+from agentflow.writer.loading import Beside
 
 NOW = datetime(2026, 11, 24, 10, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=55)
@@ -82,7 +83,7 @@ async def lived(*events: Event) -> Tables:
     for number, event in enumerate(events):
         now += timedelta(seconds=10)
         batch = Batch(now)
-        batch.hold({job.id: (job, None)})  # type: ignore[dict-item]  # what is beside is not asked
+        batch.hold({job.id: (job, Beside({"trace": None}))})
         batch.apply(Envelope(f"e{number}", Source.WORKER, now, job.id, event))
         await batch.write(tables, [job.id])
         held: Job | None = batch.job(job.id)
