@@ -34,6 +34,7 @@ from agentflow.core.events import (
     name_of,
 )
 from agentflow.core.events import Source as From
+from agentflow.core.job import Status
 from agentflow.core.providers import Task
 from agentflow.core.results import Artifact, Custody, artifact_place
 from agentflow.errors import InvalidInput, ProviderFailure
@@ -124,11 +125,18 @@ class Worker:
             span.set_attribute("outcome", "denied" if denied else "granted")
         if isinstance(answer, Denied):
             log.debug("Claim denied", job_id=message.job_id, reason=answer.reason)
+            await self._decline(claim, answer)
             return
         if self._stopping.is_set():
             await self.report(self._unused(claim))
             return
         await self._call(task, message, answer, nonce, None)
+
+    async def _decline(self, claim: Claim, denied: Denied) -> None:
+        """A job may be canceled before the answer to a claim goes out, in the claim's own turn
+        even: the machine has then granted, and would wait for our report until the lease ends."""
+        if denied.reason == Status.CANCELING.value:
+            await self.report(self._unused(claim))
 
     def _unused(self, claim: Claim) -> Envelope:
         """The grant of this asking, if there is one, was not used."""
@@ -236,7 +244,9 @@ class Worker:
             span.set_attribute("outcome", said)
             label = self.metrics.task(task.name)
             self.metrics.calls[label, said].observe(time.perf_counter() - began)
-            if asking is not None and isinstance(await asking, Denied):
+            if asking is not None and isinstance(answer := await asking, Denied):
+                claim = Claim(message.job_id, message.attempt, nonce, self.id, task.name)
+                await self._decline(claim, answer)
                 return
             if running.abandoned and event is None:
                 event = Abandoned(called=True, nonce=nonce)

@@ -55,6 +55,25 @@ async def test_a_claim_of_two_workers_at_once_is_granted_to_one(tmp_path: Path) 
         assert sum(isinstance(a, Granted) for a in answers) == 1
 
 
+async def test_a_job_claimed_and_canceled_in_one_turn_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake()
+    async with running(tmp_path, fake) as app:
+        fake.gate.clear()
+        with monkeypatch.context() as waiting:
+            waiting.setattr(app.runtime.writer, "_turn", lambda: asyncio.sleep(0.01))
+            job = await app.submit("fake.work", {})
+            cancel = asyncio.ensure_future(job.cancel())
+            while app.runtime.conversation.empty or not await rows("SELECT id FROM agentflow_inbox"):
+                await asyncio.sleep(0.01)
+        app.runtime.writer.ring()
+        await cancel
+        await until(app, job.id, "canceled")
+        assert fake.calls == {}
+        assert ("started", "applied", "started") in await reasons(job.id)
+
+
 async def test_a_poisonous_envelope_is_kept_and_stops_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

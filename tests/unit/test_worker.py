@@ -127,6 +127,23 @@ async def test_a_denied_attempt_is_not_called(bench: Bench, hand: ByHand) -> Non
     await worker.close()
 
 
+@pytest.mark.parametrize("repeatable", [False, True])
+async def test_a_claim_overtaken_by_a_cancel_is_handed_back(
+    bench: Bench, hand: ByHand, repeatable: bool
+) -> None:
+    """The machine may have granted it before it was canceled, and waits for a report."""
+
+    async def do(call: Call, input: Any) -> Any:
+        return 1
+
+    hand.answer = Denied("canceling")
+    worker = bench.worker(do, Policy(repeatable=repeatable))
+    await worker.execute(message())
+    (claim,) = hand.claims
+    assert hand.events == [Abandoned(called=False, nonce=claim.nonce, attempt=1)]
+    await worker.close()
+
+
 async def test_a_repeatable_task_does_not_wait_for_the_grant(bench: Bench, hand: ByHand) -> None:
     called = asyncio.Event()
 
