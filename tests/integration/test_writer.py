@@ -65,7 +65,8 @@ async def test_a_job_claimed_and_canceled_in_one_turn_ends_at_once(
             waiting.setattr(app.runtime.writer, "_turn", lambda: asyncio.sleep(0.01))
             job = await app.submit("fake.work", {})
             cancel = asyncio.ensure_future(job.cancel())
-            while app.runtime.conversation.empty or not await rows("SELECT id FROM agentflow_inbox"):
+            inbox = "SELECT id FROM agentflow_inbox"
+            while app.runtime.conversation.empty or not await rows(inbox):
                 await asyncio.sleep(0.01)
         app.runtime.writer.ring()
         await cancel
