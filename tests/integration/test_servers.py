@@ -244,7 +244,7 @@ def test_what_is_missing_is_said_with_the_way_to_get_it(monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", "")
     said = missing()
     assert said is not None
-    for word in ("PostgreSQL 13", "Redis 6.2", "apt-get install", "brew install"):
+    for word in ("PostgreSQL 13", "Redis 7.0", "apt-get install", "brew install"):
         assert word in said
     with pytest.raises(ServersMissing, match="not found here"):
         ensure_servers()

@@ -56,7 +56,7 @@ class Program:
 
 
 POSTGRES = Program("PostgreSQL 13 or later", ("postgres",), (13, 0), ("initdb", "psql"))
-REDIS = Program("Redis 6.2 or later", ("redis-server", "valkey-server"), (6, 2))
+REDIS = Program("Redis 7.0 or later", ("redis-server", "valkey-server"), (7, 0))
 
 
 def version(path: Path) -> tuple[int, int]:
