@@ -29,6 +29,7 @@ from agentflow.web.jobs import command
 from agentflow.web.live import wait_final
 from agentflow.web.measuring import Measured
 from agentflow.web.server import create_web
+from agentflow.worker.callbacks import callback_provider
 from agentflow.writer.handlers import HandlerFunction, Handlers
 
 H = TypeVar("H", bound=HandlerFunction)
@@ -207,6 +208,9 @@ class AgentFlow:
 
     def assemble(self, settings: Settings, catalogue: Catalogue) -> Runtime:
         """The parts for `run_on`; the test kit gives a catalogue of its own."""
+        callbacks = callback_provider(settings)
+        if callbacks is not None:
+            catalogue.add(callbacks)
         catalogue.adjust(self._policies)
         return Runtime(settings, self.models, catalogue, self.handlers)
 

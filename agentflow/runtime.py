@@ -17,7 +17,7 @@ from agentflow.artifacts import FolderStore
 from agentflow.clock import Clock
 from agentflow.core.job import Status
 from agentflow.core.providers import Task
-from agentflow.core.submission import JobSpec, NewJob, prepare, prepare_adopted
+from agentflow.core.submission import CALLBACK_TASK, JobSpec, NewJob, prepare, prepare_adopted
 from agentflow.errors import InvalidInput, NotFound
 from agentflow.plugins.catalogue import Catalogue
 from agentflow.settings import Settings
@@ -229,6 +229,9 @@ class Runtime:
     def prepare(self, spec: JobSpec, tenant: str) -> NewJob:
         """Check a submission against the catalogue. Raises `InvalidInput`."""
         task = self._task(spec.task)
+        if spec.callback_url is not None and CALLBACK_TASK not in self.catalogue.tasks:
+            fault = {"loc": "callback_url", "msg": "needs AGENTFLOW_CALLBACK_SECRET on the server"}
+            raise InvalidInput("callback_url: " + fault["msg"], detail={"errors": [fault]})
         new = prepare(
             spec,
             task,

@@ -84,6 +84,12 @@ class Settings(BaseSettings):
     synchronous: Literal["FULL", "NORMAL"] = Field(
         "FULL", description="SQLite's durability: FULL survives a power cut."
     )
+    callback_secret: SecretStr | None = Field(
+        None, description="Signs callbacks: `whsec_…`; several with spaces between sign together."
+    )
+    callback_allow: frozenset[str] = Field(
+        frozenset(), description="What callbacks may reach although it is private."
+    )
     allow_downloads: frozenset[str] = Field(
         frozenset(),
         description="`host:port` pairs files may be copied from although they are private.",

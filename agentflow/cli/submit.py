@@ -31,6 +31,9 @@ def submit(
     key: Annotated[
         str | None, typer.Option(help="Idempotency key: the same key gives the same job.")
     ] = None,
+    callback_url: Annotated[
+        str | None, typer.Option(help="Told by a signed POST when the job has ended.")
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the end; the exit code tells it.")] = True,
     timeout: Annotated[
         float | None, typer.Option(min=0, help="Wait at most so many seconds.")
@@ -56,6 +59,7 @@ def submit(
             max_attempts=max_attempts,
             tags=tag or [],
             metadata=more,
+            callback_url=callback_url,
         )
     if wait:
         typer.echo(f"Submitted {job.id}", err=True)

@@ -41,6 +41,7 @@ class JobOptions(TypedDict, total=False):
     max_attempts: int | None
     tags: Sequence[str]
     metadata: Mapping[str, Any] | None
+    callback_url: str | None
 
 
 class JobRequest(JobOptions):

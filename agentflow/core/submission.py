@@ -27,6 +27,12 @@ KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 """In JSON text. A backslash that is itself escaped begins no escape."""
 
+CALLBACK_TASK = "agentflow.callback"
+"""What tells a job's `callback_url` that it ended."""
+
+CALLBACK_URL = re.compile(r"https?://[^\s@/?#]+([/?][\x21\x24-\x7e]*)?", re.IGNORECASE)
+"""With a host, without credentials and fragment, in ASCII."""
+
 MAX_METADATA = 16_384
 MAX_TAGS = 20
 MAX_DELAY = 366 * 86_400.0
@@ -36,6 +42,7 @@ MAX_DELAY = 366 * 86_400.0
 class JobSpec:
     """One request to run one task.
 
+    `callback_url` is told by a signed POST when the job has ended.
     `entity` is the caller's own thing, `type:id`. `delay` and a numeric `deadline` are in seconds
     (the deadline counts from the start time); `run_at` and `deadline` may be aware datetimes.
     """
@@ -51,6 +58,7 @@ class JobSpec:
     tags: Sequence[str] = field(default=(), kw_only=True)
     metadata: Mapping[str, Json] = field(default_factory=dict, kw_only=True)
     idempotency_key: str | None = field(default=None, kw_only=True)
+    callback_url: str | None = field(default=None, kw_only=True)
     retry_of: str | None = field(default=None, kw_only=True)
 
 
@@ -67,6 +75,7 @@ class NewJob:
     idempotency_key: str | None
     request_hash: str | None
     retry_of: str | None
+    callback_url: str | None = None
     trace: str | None = None
     """The W3C `traceparent` of the request, where it is traced."""
 
@@ -141,6 +150,8 @@ def request_hash(spec: JobSpec, external_id: str | None = None) -> str:
         spec.task, spec.input, spec.entity, spec.priority, spec.delay, spec.run_at, spec.deadline,
         spec.max_attempts, list(spec.tags), dict(spec.metadata), spec.retry_of, external_id,
     ]  # fmt: skip
+    if spec.callback_url is not None:  # said only where there is one: requests of before are known
+        said.append(spec.callback_url)
     return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
@@ -155,6 +166,7 @@ def _beside(spec: JobSpec, job: Job, external_id: str | None = None) -> NewJob:
         idempotency_key=spec.idempotency_key,
         request_hash=request_hash(spec, external_id) if spec.idempotency_key else None,
         retry_of=JobId(spec.retry_of) if spec.retry_of else None,
+        callback_url=spec.callback_url,
     )
 
 
@@ -184,6 +196,7 @@ def _faults(spec: JobSpec, now: datetime) -> list[dict[str, str]]:
         (_aware(spec.run_at), "run_at", "an instant with its offset, within a year"),
         (_reachable(spec, now), "deadline", "after the start, within a year"),
         (spec.max_attempts is None or 1 <= spec.max_attempts <= 100, "max_attempts", "1 to 100"),
+        (_reachable_url(spec.callback_url), "callback_url", "an http or https URL, to 2048"),
         (len(spec.tags) <= MAX_TAGS, "tags", f"at most {MAX_TAGS}"),
         (all(TAG.fullmatch(t) for t in spec.tags), "tags", "letters, digits and _.:/=@-, to 64"),
         (
@@ -196,6 +209,10 @@ def _faults(spec: JobSpec, now: datetime) -> list[dict[str, str]]:
     if spec.run_at is not None and _aware(spec.run_at) and (spec.run_at - now).days > 366:
         faults.append(_fault("run_at", "within a year"))
     return [*faults, *_json_faults("metadata", dict(spec.metadata), MAX_METADATA)]
+
+
+def _reachable_url(url: str | None) -> bool:
+    return url is None or (len(url) <= 2048 and CALLBACK_URL.fullmatch(url) is not None)
 
 
 def _aware(value: datetime | None) -> bool:

@@ -41,11 +41,11 @@ class Catalogue:
         self.tasks: dict[str, Task[Any]] = {}
         self.problems: dict[str, str] = {p.name: p.problem for p in self.plugins if p.problem}
         for provider in own:
-            self._add(provider)
+            self.add(provider)
         for plugin in self.plugins:
             for provider in plugin.providers:
                 try:
-                    self._add(provider)
+                    self.add(provider)
                 except (PluginError, SettingsError) as error:
                     self.problems[plugin.name] = str(error)
 
@@ -93,7 +93,8 @@ class Catalogue:
             return None
         return f"{self.public_url}/webhooks/{ready.provider.name}/{token}"
 
-    def _add(self, provider: Provider) -> None:
+    def add(self, provider: Provider) -> None:
+        """Raises `PluginError` for a name that is taken, `SettingsError`."""
         if provider.name in self.providers:
             raise PluginError(f"provider {provider.name} is there already")
         ready = _ready(provider)

@@ -37,6 +37,7 @@ class JobRow(Model):
     idempotency_key = fields.CharField(max_length=255, null=True)
     request_hash = fields.CharField(max_length=64, null=True)
     retry_of = fields.CharField(max_length=36, null=True)
+    callback_url = fields.CharField(max_length=2048, null=True)
     trace = fields.CharField(max_length=55, null=True)
     progress: fields.JSONField[Any] = fields.JSONField(null=True)
     result: fields.JSONField[Any] = fields.JSONField(null=True)

@@ -29,7 +29,10 @@ _FROM = (
     'FROM "agentflow_jobs" j LEFT JOIN "agentflow_attempts" a'
     ' ON a."job_id" = j."id" AND a."number" = j."attempt"'
 )
-AGAIN = '"id", "task", "input", "entity", "priority", "tags", "metadata", "max_attempts", "status"'
+AGAIN = (
+    '"id", "task", "input", "entity", "priority", "tags", "metadata", "max_attempts", "status",'
+    ' "callback_url"'
+)
 ENTRY = (
     '"id", "job_id", "seq", "source", "event", "fields", "disposition", "reason", "status",'
     ' "told_at", "decided_at", "patch"'
@@ -83,6 +86,12 @@ async def get_job(tenant: str, id: str) -> JsonObject:
     if not rows:
         raise NotFound(f"There is no job {id}")
     return job_view(rows[0])
+
+
+async def job_views(sql: Sql, ids: Iterable[str]) -> list[JsonObject]:
+    """These jobs, of any tenant, as this transaction sees them."""
+    rows = await sql.rows(f"SELECT {JOB} {_FROM} WHERE {sql.among('j.id', 1)}", [sql.array(ids)])
+    return [job_view(row) for row in rows]
 
 
 async def get_input(tenant: str, id: str) -> Row:

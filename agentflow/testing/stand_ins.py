@@ -50,7 +50,7 @@ class StandIns(Catalogue):
     def mention(self, group: str) -> None:
         """See that there is a provider of this name, if it is one."""
         if group not in self.providers and NAME.fullmatch(group):
-            self._add(self._double(Provider(group)))
+            self.add(self._double(Provider(group)))
             self._mentioned.add(group)
 
     def _invent(self, name: str) -> None:

@@ -71,6 +71,9 @@ class NewJobBody(Shape):
     max_attempts: int | None = Field(None, ge=1, le=100)
     tags: list[str] = Field(default_factory=list, max_length=20)
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    callback_url: str | None = Field(
+        None, max_length=2048, description="Told by a signed POST when the job has ended."
+    )
 
 
 class BatchJob(NewJobBody):

@@ -11,7 +11,7 @@ from agentflow.store.rows import JOB_COLUMNS, Row, attempt_from, job_from, loads
 from agentflow.store.sql import Sql
 from agentflow.types import JobId, Json
 
-_BESIDE = ("entity", "tags", "metadata", "input", "priority", "trace")
+_BESIDE = ("entity", "tags", "metadata", "input", "priority", "callback_url", "trace")
 _COLUMNS = ", ".join(f'"{c}"' for c in (*JOB_COLUMNS, *_BESIDE))
 _ATTEMPTS = '"job_id", "number", "token", "nonce", "worker", "external_id", "started_at"'
 
@@ -45,6 +45,11 @@ class Beside:
     def priority(self) -> int:
         priority: int = self._row["priority"]
         return priority
+
+    @property
+    def callback_url(self) -> str | None:
+        url: str | None = self._row["callback_url"]
+        return url
 
     @property
     def trace(self) -> str | None:

@@ -30,6 +30,7 @@ from agentflow.transport.conversation import (
 )
 from agentflow.types import JobId
 from agentflow.writer.batch import Batch, Decided, Held
+from agentflow.writer.callbacks import call_back
 from agentflow.writer.handlers import Handler, HandlerEvent
 from agentflow.writer.inbox import (
     Letter,
@@ -281,6 +282,8 @@ class Turn:
             else:
                 self.skipped.add(id)
         await self.batch.write(self.sql, written)
+        ended = [self.batch.held[id] for id in written]
+        self.done.new_jobs += await call_back(self.sql, ended, self.tools.prepare)
         for letter in self.letters:
             if not self._postponed(letter):
                 await self._tell_webhook(letter)

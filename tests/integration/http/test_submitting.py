@@ -55,6 +55,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "unknown task": ({"task": "acme.fly"}, "task"),
     "task of a wrong type": ({"task": 7}, "task"),
     "task with NUL": ({"task": "acme.draw\0"}, "task"),
+    "what agentflow alone may sign": ({"task": "agentflow.callback", "input": {}}, "task"),
+    "no callbacks here": (GOOD | {"callback_url": "https://a.example/"}, "callback_url"),
     "long task": ({"task": "a" * 5000}, "task"),
     "unknown field": (GOOD | {"color": "red"}, "color"),
     "input missing": ({"task": "acme.draw"}, "input"),

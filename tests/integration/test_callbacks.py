@@ -1,0 +1,208 @@
+"""`callback_url`: one signed event for each ended job, on real HTTP, however often it is sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from standardwebhooks import Webhook
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from support.fakes import Fake, rows, running, until
+from support.serving import free_port, http_server
+
+from agentflow import AgentFlow, InvalidInput, Policy, Result
+from agentflow.core.submission import CALLBACK_TASK
+from agentflow.store import queries
+from agentflow.store.queries import JobFilter
+from agentflow.types import utcnow
+from agentflow.webhooks.signatures import StandardWebhooksVerifier, new_secret
+from agentflow.worker import callbacks
+
+OLD, NEW = new_secret(), new_secret()
+
+
+@dataclass
+class Receiver:
+    """Keeps what came, and answers by the list until it is used up, then 204."""
+
+    url: str = ""
+    came: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    answers: list[Response] = field(default_factory=list)
+
+    async def take(self, request: Request) -> Response:
+        self.came.append((dict(request.headers), await request.body()))
+        return self.answers.pop(0) if self.answers else Response(status_code=204)
+
+    @property
+    def events(self) -> list[Any]:
+        return [orjson.loads(body) for _, body in self.came]
+
+
+@pytest.fixture
+async def receiver(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Receiver]:
+    monkeypatch.setenv("AGENTFLOW_CALLBACK_SECRET", f"{OLD} {NEW}")
+    monkeypatch.setenv("AGENTFLOW_CALLBACK_ALLOW", '["127.0.0.0/8"]')
+    hasty = Policy(repeatable=True, max_attempts=4, backoff=0.05)
+    monkeypatch.setattr(callbacks, "POLICY", hasty)
+    one, port = Receiver(), free_port()
+    one.url = f"http://127.0.0.1:{port}/hook?shot=7"
+    hook = Route("/{path:path}", one.take, methods=["GET", "POST"])
+    async with http_server(Starlette(routes=[hook]), port):
+        yield one
+
+
+@asynccontextmanager
+async def world(data: Path) -> AsyncIterator[AgentFlow]:
+    fake = Fake(Policy(backoff=0.01))
+    fake.answers = {
+        1: Result(output={"a": 1}),
+        2: InvalidInput("no"),
+        3: Result(text="x" * 240_000),
+    }
+    async with running(data, fake) as app:
+        yield app
+
+
+async def callback_of(app: AgentFlow, job: str, status: str = "succeeded") -> dict[str, Any]:
+    """The callback's own job, ended so."""
+    async with asyncio.timeout(5):
+        while not (found := await about(job)):
+            await asyncio.sleep(0.01)
+    return await until(app, found[0]["id"], status)
+
+
+async def about(job: str) -> list[Any]:
+    found, _ = await queries.list_jobs("default", JobFilter(entity=f"job:{job}"))
+    return found
+
+
+@pytest.mark.parametrize(("n", "status"), [(1, "succeeded"), (2, "failed")])
+async def test_the_end_of_a_job_is_told_once_and_signed(
+    receiver: Receiver, tmp_path: Path, n: int, status: str
+) -> None:
+    async with world(tmp_path) as app:
+        job = await app.submit("fake.work", {"n": n}, callback_url=receiver.url)
+        view = await until(app, job.id, status)
+        await callback_of(app, job.id)
+        ((headers, body),) = receiver.came
+        event = orjson.loads(body)
+        assert event["type"] == f"job.{status}"
+        assert event["data"] == orjson.loads(orjson.dumps(view))
+        assert event["sequence"] == view["version"] - 1
+        assert headers["webhook-id"] == event["id"]
+        for key in (OLD, NEW):  # whoever holds either key can check it
+            Webhook(key).verify(body.decode(), headers)
+            StandardWebhooksVerifier([key]).verify(headers, body, utcnow())
+        assert await about(view["id"]) != []
+
+
+async def test_a_cancel_is_an_end_too(receiver: Receiver, tmp_path: Path) -> None:
+    async with world(tmp_path) as app:
+        job = await app.submit("fake.work", {}, delay=60, callback_url=receiver.url)
+        await job.cancel()
+        await callback_of(app, job.id)
+        assert [e["type"] for e in receiver.events] == ["job.canceled"]
+
+
+async def test_every_try_has_the_same_id_and_body(receiver: Receiver, tmp_path: Path) -> None:
+    receiver.answers = [Response(status_code=500), Response(status_code=404)]
+    async with world(tmp_path) as app:
+        job = await app.submit("fake.work", {"n": 1}, callback_url=receiver.url)
+        told = await callback_of(app, job.id)
+        assert told["attempt"] == 3
+        assert len({(h["webhook-id"], body) for h, body in receiver.came}) == 1
+
+
+async def test_a_callback_given_up_can_be_retried_under_its_id(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    receiver.answers = [Response(status_code=410)]
+    async with world(tmp_path) as app:
+        job = await app.submit("fake.work", {"n": 1}, callback_url=receiver.url)
+        gone = await callback_of(app, job.id, "failed")
+        assert gone["attempt"] == 1, "410: it wants no more"
+        again = await app.submit(CALLBACK_TASK, (await input_of(gone["id"])), retry_of=gone["id"])
+        await until(app, again.id, "succeeded")
+        assert len({h["webhook-id"] for h, _ in receiver.came}) == 1
+
+
+async def input_of(job: str) -> Any:
+    return orjson.loads((await queries.get_input("default", job))["input"])
+
+
+async def test_a_redirect_is_not_followed(receiver: Receiver, tmp_path: Path) -> None:
+    there = {"location": receiver.url}
+    receiver.answers = [Response(status_code=307, headers=there) for _ in range(4)]
+    async with world(tmp_path) as app:
+        job = await app.submit("fake.work", {"n": 1}, callback_url=receiver.url)
+        told = await callback_of(app, job.id, "failed")
+        assert told["error"]["kind"] == "unavailable"
+        assert len(receiver.came) == 4, "four tries, and nothing besides"
+
+
+async def test_an_address_that_is_not_public_is_not_called(
+    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AGENTFLOW_CALLBACK_ALLOW")
+    async with world(tmp_path) as app:
+        job = await app.submit("fake.work", {"n": 1}, callback_url=receiver.url)
+        told = await callback_of(app, job.id, "failed")
+        assert (told["error"]["kind"], told["attempt"]) == ("permission", 1)
+        assert receiver.came == []
+
+
+async def test_a_large_result_is_left_out_and_that_is_said(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    async with world(tmp_path) as app:
+        job = await app.submit("fake.work", {"n": 3}, callback_url=receiver.url)
+        await callback_of(app, job.id)
+        (event,) = receiver.events
+        assert event["omitted"] == ["data.result.output", "data.result.text"]
+        assert event["data"]["result"]["text"] is None
+
+
+async def test_the_end_and_its_callback_are_committed_together(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    async with world(tmp_path) as app:
+        jobs = [
+            await app.submit("fake.work", {"n": 1}, callback_url=receiver.url) for _ in range(20)
+        ]
+        for job in jobs:
+            await until(app, job.id, "succeeded")
+            assert len(await about(job.id)) == 1
+        plain = await app.submit("fake.work", {"n": 1})
+        await until(app, plain.id, "succeeded")
+        assert await about(plain.id) == []
+        for job in jobs:
+            await callback_of(app, job.id)
+        assert len(receiver.came) == len({e["id"] for e in receiver.events}) == 20
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://a/b", "http://", "https://user:pw@host/", "//host/x", "https://host/#f", "x" * 3000],
+)
+async def test_what_is_no_url_to_call_is_refused(
+    receiver: Receiver, tmp_path: Path, url: str
+) -> None:
+    async with world(tmp_path) as app:
+        with pytest.raises(InvalidInput, match="callback_url"):
+            await app.submit("fake.work", {}, callback_url=url)
+        assert await rows("SELECT id FROM agentflow_jobs") == []
+
+
+async def test_without_a_secret_no_callback_is_promised(tmp_path: Path) -> None:
+    async with world(tmp_path) as app:
+        with pytest.raises(InvalidInput, match="AGENTFLOW_CALLBACK_SECRET"):
+            await app.submit("fake.work", {}, callback_url="https://example.com/")
