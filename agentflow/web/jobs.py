@@ -15,13 +15,13 @@ from agentflow.errors import Conflict, InvalidInput
 from agentflow.store import queries
 from agentflow.store.inserts import InboxEntry
 from agentflow.store.intake import Stored
-from agentflow.store.rows import loads
 from agentflow.types import JsonObject, new_id
 from agentflow.web import schemas
 from agentflow.web.context import Context, body, context, invalid, query, tenant
 from agentflow.web.live import server_stops, stream, wait_final
 from agentflow.web.responses import JsonResponse
 from agentflow.web.routes import Routes
+from agentflow.web.specs import again, new_spec
 
 jobs = Routes("jobs")
 
@@ -44,19 +44,7 @@ async def submit(request: Request) -> Response:
     """
     ctx = context(request)
     said = await body(request, schemas.NewJobBody)
-    spec = JobSpec(
-        said.task,
-        said.input,
-        entity=said.entity,
-        priority=said.priority,
-        delay=said.delay,
-        run_at=said.run_at,
-        deadline=said.deadline,
-        max_attempts=said.max_attempts,
-        tags=said.tags,
-        metadata=said.metadata,
-        idempotency_key=_idempotency_key(request),
-    )
+    spec = new_spec(said, _idempotency_key(request))
     return await _store(request, ctx, spec)
 
 
@@ -166,17 +154,7 @@ async def retry(request: Request) -> Response:
     old = await queries.get_input(who, id)
     if old["status"] not in FINAL:
         raise Conflict(f"{id} is {old['status']}: only a final job can be retried.")
-    spec = JobSpec(
-        old["task"],
-        loads(old["input"]),
-        entity=old["entity"],
-        priority=old["priority"],
-        tags=loads(old["tags"]),
-        metadata=loads(old["metadata"]),
-        max_attempts=old["max_attempts"],
-        retry_of=id,
-        idempotency_key=_idempotency_key(request),
-    )
+    spec = again(old, _idempotency_key(request))
     return await _store(request, ctx, spec)
 
 
