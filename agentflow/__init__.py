@@ -34,6 +34,10 @@ _PLACES = {
     "JobFailed": "agentflow.errors",
     "JobSpec": "agentflow.core.submission",
     "JobTimeout": "agentflow.errors",
+    "ModelMessage": "agentflow.core.language",
+    "ModelReply": "agentflow.core.language",
+    "ModelRequest": "agentflow.core.language",
+    "ModelTool": "agentflow.core.language",
     "OutcomeUnknown": "agentflow.errors",
     "PermissionRefused": "agentflow.errors",
     "Policy": "agentflow.core.policy",
@@ -50,6 +54,7 @@ _PLACES = {
     "SignatureError": "agentflow.errors",
     "StandardWebhooks": "agentflow.webhooks.signatures",
     "Succeeded": "agentflow.core.events",
+    "ToolCall": "agentflow.core.language",
     "Unavailable": "agentflow.errors",
     "Unstorable": "agentflow.errors",
     "Verified": "agentflow.core.providers",
@@ -69,6 +74,11 @@ if TYPE_CHECKING:
     from agentflow.core.events import Failed as Failed
     from agentflow.core.events import Progressed as Progressed
     from agentflow.core.events import Succeeded as Succeeded
+    from agentflow.core.language import ModelMessage as ModelMessage
+    from agentflow.core.language import ModelReply as ModelReply
+    from agentflow.core.language import ModelRequest as ModelRequest
+    from agentflow.core.language import ModelTool as ModelTool
+    from agentflow.core.language import ToolCall as ToolCall
     from agentflow.core.policy import Policy as Policy
     from agentflow.core.providers import Delivery as Delivery
     from agentflow.core.providers import Fact as Fact

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 import orjson
-from pydantic import BaseModel, JsonValue, TypeAdapter
+from pydantic import BaseModel, JsonValue, TypeAdapter, ValidationError
 
 from agentflow.core.events import (
     Accepted,
@@ -24,14 +24,18 @@ from agentflow.core.events import (
     Progressed,
     Succeeded,
 )
+from agentflow.core.language import ModelReply, ModelRequest
 from agentflow.core.policy import Abilities, Policy
-from agentflow.errors import PluginError, ProviderFailure
+from agentflow.errors import PluginError, ProviderError, ProviderFailure
 from agentflow.types import Json
 
 Outcome: TypeAlias = Accepted | Progressed | Changed | Succeeded | Failed | Canceled
 """What a plugin can say about an attempt."""
 
 WebhookFamily: TypeAlias = Literal["per_request", "account", "none"]
+
+TaskKind: TypeAlias = Literal["model"]
+"""`model`: takes a `ModelRequest`, comes to a `ModelReply`."""
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 TASK_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}(\.[a-z][a-z0-9_]{0,39})+")
@@ -106,6 +110,7 @@ class Task(Generic[F]):
     input: type[BaseModel] | None = None
     policy: Policy = field(default_factory=Policy)
     description: str = ""
+    kind: TaskKind | None = None
     fetcher: Callable[..., Any] | None = None
     finder: Callable[..., Any] | None = None
     canceler: Callable[..., Any] | None = None
@@ -141,6 +146,17 @@ class Task(Generic[F]):
         if self.input is None:
             return _ANY_JSON.validate_python(input)
         return self.input.model_validate(input)
+
+    def check(self, output: Json) -> None:
+        """Raise `ProviderError` for a result's output that does not fit the task's kind."""
+        if self.kind != "model":
+            return
+        try:
+            ModelReply.model_validate(output)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"])) or "the output"
+            raise ProviderError(f"No ModelReply came back: {place}: {first['msg']}") from None
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -198,16 +214,23 @@ class Provider:
         input: type[BaseModel] | None = None,
         policy: Policy | None = None,
         description: str = "",
+        kind: TaskKind | None = None,
     ) -> Callable[[F], Task[F]]:
         """Wrap `function(call, input)`, which returns an `Accepted`, `Succeeded`, `Failed`,
-        `Result`, or any JSON value (the result's output). Raises `PluginError` for a bad name."""
+        `Result`, or any JSON value (the result's output). One of `kind="model"` takes a
+        `ModelRequest` (`input` may be a subclass) and comes to a `ModelReply`. Raises
+        `PluginError` for a bad name or an input that does not fit the kind."""
         full = f"{self.name}.{name}"
+        if kind == "model":
+            input = input or ModelRequest
+            if not issubclass(input, ModelRequest):
+                raise PluginError(f"{full}: the input of a model task is a ModelRequest")
 
         def wrap(function: F) -> Task[F]:
             if not TASK_NAME.fullmatch(full) or full in self.tasks:
                 raise PluginError(f"{full!r} is no task name, or taken")
             doc = description or (function.__doc__ or "").strip().split("\n")[0]
-            task = Task(full, function, input, policy or Policy(), doc)
+            task = Task(full, function, input, policy or Policy(), doc, kind)
             self.tasks[full] = task
             return task
 

@@ -183,6 +183,7 @@ def task_view(known: Catalogue, task: Task[Any]) -> dict[str, Any]:
         "name": task.name,
         "provider": task.name.split(".", 1)[0],
         "description": task.description,
+        "kind": task.kind,
         "input_schema": task.schema,
         "policy": orjson.loads(dumps(task.policy)),
         "abilities": dataclasses.asdict(abilities),

@@ -224,6 +224,7 @@ class TaskInfo(BaseModel):
     name: str
     provider: str
     description: str
+    kind: Literal["model"] | None = Field(description="What inputs and outputs agree on.")
     input_schema: dict[str, Any]
     policy: dict[str, Any]
     abilities: dict[str, bool]

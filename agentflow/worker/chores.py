@@ -78,7 +78,9 @@ async def _fetch(worker: Worker, chore: Chore) -> None:
     if task.fetcher is None or chore.external_id is None:
         return
     async with asyncio.timeout(CHORE_TIMEOUT):
-        news = news_of(await run_function(task.fetcher, _call(worker, chore), chore.external_id))
+        news = news_of(
+            await run_function(task.fetcher, _call(worker, chore), chore.external_id), task
+        )
     if news is not None:
         await _report(worker, chore, news)
 
@@ -88,7 +90,9 @@ async def _cancel(worker: Worker, chore: Chore) -> None:
     if task.canceler is None or chore.external_id is None:
         return
     async with asyncio.timeout(CHORE_TIMEOUT):
-        news = news_of(await run_function(task.canceler, _call(worker, chore), chore.external_id))
+        news = news_of(
+            await run_function(task.canceler, _call(worker, chore), chore.external_id), task
+        )
     if news is not None:
         await _report(worker, chore, news)
     else:

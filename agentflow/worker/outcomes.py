@@ -10,6 +10,7 @@ from pydantic import BaseModel, SecretStr
 
 from agentflow.core.cleaning import clean, cleaned
 from agentflow.core.events import Accepted, Canceled, Changed, Failed, Progressed, Succeeded
+from agentflow.core.language import ModelReply
 from agentflow.core.providers import Outcome, Task
 from agentflow.core.results import ErrorInfo, Result
 from agentflow.errors import (
@@ -40,8 +41,16 @@ _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _CANNOT_SEND = (httpx.LocalProtocolError, httpx.UnsupportedProtocol)
 
 
-def outcome_of(returned: Any) -> Outcome:
-    """What a call came to. Raises `Unstorable` for what is no JSON."""
+def outcome_of(returned: Any, task: Task[Any]) -> Outcome:
+    """What a call came to. Raises `Unstorable` for what is no JSON, `ProviderError` for what does
+    not fit the task's kind."""
+    outcome = _outcome(returned)
+    if isinstance(outcome, Succeeded):
+        task.check(outcome.result.output)
+    return outcome
+
+
+def _outcome(returned: Any) -> Outcome:
     match returned:
         case Accepted() | Succeeded() | Failed() | Canceled():
             return cleaned(returned)
@@ -51,13 +60,15 @@ def outcome_of(returned: Any) -> Outcome:
             raise PluginError("The task returned a fact about work under way without its id.")
         case Result():
             return cleaned(Succeeded(returned))
+        case ModelReply():
+            return cleaned(Succeeded(returned.result()))
         case BaseModel():
             return cleaned(Succeeded(Result(output=returned.model_dump(mode="json"))))
         case _:
             return cleaned(Succeeded(Result(output=returned)))
 
 
-def news_of(returned: Any) -> Outcome | None:
+def news_of(returned: Any, task: Task[Any]) -> Outcome | None:
     """What a `fetch` or `cancel` says; None is no news."""
     match returned:
         case None:
@@ -67,7 +78,7 @@ def news_of(returned: Any) -> Outcome | None:
         case Changed() | Accepted():
             return returned
         case _:
-            return outcome_of(returned)
+            return outcome_of(returned, task)
 
 
 def failure_of(error: BaseException, ready: Ready, task: Task[Any], *, unsure: bool) -> ErrorInfo:

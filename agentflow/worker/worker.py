@@ -268,7 +268,7 @@ class Worker:
             input = task.validate(message.input)
             async with asyncio.timeout(grant.timeout):
                 returned = await run_function(task.function, call, input)
-            return await self.stored(outcome_of(returned), message.job_id)
+            return await self.stored(outcome_of(returned, task), message.job_id)
         except ProviderFailure as failure:
             return Failed(failure_of(failure, ready, task, unsure=shielded))
         except (Exception, SystemExit) as error:  # the plugin's code and whatever it calls

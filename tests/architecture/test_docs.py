@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import typer
+from agentflow_openai import OpenAISettings
 from agentflow_replicate import ReplicateSettings
 
 import agentflow
@@ -104,8 +105,11 @@ def test_no_page_names_a_variable_there_is_not() -> None:
 
 
 def test_every_setting_of_the_plugins_is_described() -> None:
-    names = {f"REPLICATE_{name.upper()}" for name in ReplicateSettings.model_fields}
-    assert missing(names, rows("plugins/agentflow-replicate/README.md")) == []
+    for settings in (OpenAISettings, ReplicateSettings):
+        prefix = settings.model_config["env_prefix"]
+        names = {f"{prefix}{name.upper()}" for name in settings.model_fields}
+        plugin = prefix.lower().strip("_")
+        assert missing(names, rows(f"plugins/agentflow-{plugin}/README.md")) == []
 
 
 def test_every_route_is_described_and_no_other() -> None:

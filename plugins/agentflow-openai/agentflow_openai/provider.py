@@ -1,0 +1,37 @@
+"""The provider `openai`: its settings, its webhooks, its errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentflow import Changed, Delivery, Fact, Provider, StandardWebhooks
+from agentflow_openai.failures import failure
+from agentflow_openai.settings import OpenAISettings
+
+provider = Provider(
+    "openai",
+    settings=OpenAISettings,
+    webhooks="account",
+    scheme=StandardWebhooks(secret="webhook_secret"),
+    description="OpenAI, or another service that speaks its API",
+)
+provider.translate(failure)
+
+ABOUT_RESPONSES = frozenset(
+    f"response.{end}" for end in ("completed", "failed", "cancelled", "incomplete")
+)
+"""Types of webhooks that tell the end of work of ours; the many others are stored and ignored."""
+
+
+@provider.parse
+def parse(delivery: Delivery) -> list[Fact]:
+    """A webhook is thin: it names a type and an object, which is then fetched."""
+    try:
+        event: Any = delivery.json
+    except ValueError:
+        return []
+    match event:
+        case {"type": str(type), "data": {"id": str(id)}} if type in ABOUT_RESPONSES and id:
+            return [Fact(Changed(), external_id=id)]
+        case _:
+            return []

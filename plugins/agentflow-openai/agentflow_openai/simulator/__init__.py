@@ -1,0 +1,25 @@
+"""An OpenAI on loopback, for tests and for trying things without a key.
+
+async with simulator(secret, key).serve() as sim:
+    os.environ.update(env(sim))
+"""
+
+from __future__ import annotations
+
+from agentflow_openai.simulator.openai import OpenAISimulator
+
+__all__ = ["OpenAISimulator", "env", "simulator"]
+
+
+def simulator(secret: str, key: str) -> OpenAISimulator:
+    """A simulator that signs with `secret` (`whsec_…`) and lets in who has `key`."""
+    return OpenAISimulator(secret=secret, key=key)
+
+
+def env(sim: OpenAISimulator) -> dict[str, str]:
+    """The plugin's settings that lead to a simulator which is being served."""
+    return {
+        "OPENAI_API_KEY": sim.key,
+        "OPENAI_BASE_URL": f"{sim.url}/v1",
+        "OPENAI_WEBHOOK_SECRET": sim.secret,
+    }

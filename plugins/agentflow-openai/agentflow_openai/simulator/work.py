@@ -1,0 +1,104 @@
+"""A simulated response of the Responses API: what was asked, how it shall end, the JSON of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Script(BaseModel):
+    """How the work shall go: JSON in the request's metadata, under `simulate`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seconds: float = 0.05
+    outcome: Literal["completed", "failed", "incomplete", "never"] = "completed"
+    text: str | None = None
+    """What the model says; else it repeats the last words it was told."""
+    tool: str | None = None
+    """The tool it calls instead, with its first argument filled in."""
+    code: str = "server_error"
+    reason: str = "max_output_tokens"
+
+    @classmethod
+    def of(cls, asked: Mapping[str, Any]) -> Script:
+        """Raises `ValueError`."""
+        return cls.model_validate_json((asked.get("metadata") or {}).get("simulate") or "{}")
+
+
+@dataclass(slots=True)
+class Work:
+    asked: Mapping[str, Any]
+    script: Script
+    id: str = field(default_factory=lambda: f"resp_{uuid.uuid4().hex}")
+    status: str = "queued"
+    created_at: float = field(default_factory=time.time)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def end(self, status: str | None = None) -> bool:
+        """Reach a final status; whether that is news."""
+        if self.ended.is_set():
+            return False
+        self.status = status or self.script.outcome
+        self.ended.set()
+        return True
+
+    def view(self) -> dict[str, Any]:
+        """The response object."""
+        asked, done = self.asked, self.status in ("completed", "incomplete")
+        failed = {"code": self.script.code, "message": "Simulated failure."}
+        return {
+            "id": self.id,
+            "object": "response",
+            "created_at": self.created_at,
+            "status": self.status,
+            "background": bool(asked.get("background")),
+            "error": failed if self.status == "failed" else None,
+            "incomplete_details": {"reason": self.script.reason}
+            if self.status == "incomplete"
+            else None,
+            "metadata": asked.get("metadata") or {},
+            "model": f"{asked['model']}-2026-01-01",
+            "output": self._output() if done else [],
+            "parallel_tool_calls": True,
+            "tool_choice": asked.get("tool_choice") or "auto",
+            "tools": asked.get("tools") or [],
+            "text": asked.get("text") or {"format": {"type": "text"}},
+            "usage": USAGE if done else None,
+        }
+
+    def _output(self) -> list[dict[str, Any]]:
+        if self.script.tool is not None:
+            arguments = json.dumps({"query": last_words(self.asked.get("input"))})
+            call = {"call_id": "call_1", "name": self.script.tool, "arguments": arguments}
+            return [{"type": "function_call", "id": "fc_1", "status": "completed", **call}]
+        text = self.script.text or f"You said: {last_words(self.asked.get('input'))}"
+        part = {"type": "output_text", "text": text, "annotations": []}
+        message = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed"}
+        return [{**message, "content": [part]}]
+
+
+USAGE = {
+    "input_tokens": 12,
+    "input_tokens_details": {"cached_tokens": 4},
+    "output_tokens": 7,
+    "output_tokens_details": {"reasoning_tokens": 2},
+    "total_tokens": 19,
+}
+
+
+def last_words(messages: Any) -> str:
+    """The text of the last message, as Chat Completions or as the Responses API write them."""
+    if isinstance(messages, str):
+        return messages
+    content = messages[-1].get("content") if messages else ""
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content)
+    return str(content or "")

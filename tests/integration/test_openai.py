@@ -1,0 +1,228 @@
+"""OpenAI's tasks, whole jobs: the real SDK, its simulator, webhooks over loopback HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agentflow_openai.simulator import OpenAISimulator, env, simulator
+from support.fakes import reasons
+from support.serving import free_port, http_server
+
+from agentflow import AgentFlow, ModelReply, Policy, Settings
+from agentflow.app import standalone
+from agentflow.store import queries
+from agentflow.webhooks.signatures import new_secret
+
+KEY = "sk-test-very-secret-key"
+HELLO = {"model": "gpt-x", "messages": [{"role": "user", "content": "hello"}]}
+
+
+@dataclass
+class World:
+    app: AgentFlow
+    sim: OpenAISimulator
+
+    async def ends(self, task: str, input: Any, **options: Any) -> Any:
+        """The job at its end."""
+        job = await self.app.submit(task, input, **options)
+        return await self.end_of(job.id)
+
+    async def end_of(self, id: str) -> Any:
+        async with asyncio.timeout(20):
+            while True:
+                view = await queries.get_job("default", id)
+                if view["finished_at"]:
+                    return view
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def world(
+    data: Path, monkeypatch: pytest.MonkeyPatch, *, webhooks: bool = True
+) -> AsyncIterator[World]:
+    port = free_port()
+    async with simulator(new_secret(), KEY).serve() as sim:
+        for name, value in env(sim).items():
+            monkeypatch.setenv(name, value)
+        url = f"http://127.0.0.1:{port}"
+        sim.webhook_url = f"{url}/webhooks/openai" if webhooks else None
+        hasty: dict[str, Any] = {"poll_after": 0.2, "poll_max": 0.5, "backoff": 0.05}
+        hasty |= {"unknown_checks": 1, "poll_after_webhook": 30.0 if webhooks else 0.2}
+        app = AgentFlow(policies={"openai.respond": hasty, "openai.chat": hasty})
+        app._settings = Settings(
+            data_dir=data, port=port, public_url=url if webhooks else None, grace=0.2
+        )
+        async with http_server(standalone(app), port):
+            yield World(app, sim)
+
+
+@pytest.fixture
+async def openai(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    async with world(tmp_path, monkeypatch) as one:
+        yield one
+
+
+def background(**script: Any) -> dict[str, Any]:
+    return {**HELLO, "background": True, "metadata": {"simulate": json.dumps(script)}}
+
+
+async def test_a_response_is_a_reply_with_text_and_usage(openai: World) -> None:
+    job = await openai.ends("openai.respond", HELLO)
+    assert job["status"] == "succeeded"
+    assert job["result"]["text"] == "You said: hello"
+    assert job["result"]["usage"]["input_tokens"] == 12
+    assert ModelReply.model_validate(job["result"]["output"]).finish == "stop"
+
+
+async def test_the_end_in_the_background_comes_by_webhook_and_is_fetched(openai: World) -> None:
+    job = await openai.ends("openai.respond", background())
+    assert job["status"] == "succeeded"
+    assert job["external_id"].startswith("resp_")
+    assert openai.sim.stats.counts["fetches"] == 1, "polling would come half a minute later"
+    (name,) = openai.sim.stats.created
+    assert name == f"{job['id']}:1", "OpenAI keeps whose work it is"
+
+
+async def test_a_webhook_before_the_answer_is_parked_and_found(openai: World) -> None:
+    openai.sim.faults.update(webhook_before_response=1)
+    job = await openai.ends("openai.respond", background())
+    assert (job["status"], job["attempt"]) == ("succeeded", 1)
+
+
+async def test_webhooks_that_come_twice_or_forged_change_nothing(openai: World) -> None:
+    openai.sim.faults.update(duplicate=True, wrong_signature=2)
+    jobs = await asyncio.gather(*(openai.ends("openai.respond", background()) for _ in range(8)))
+    assert {j["status"] for j in jobs} == {"succeeded"}
+    assert max(openai.sim.stats.created.values()) == 1
+
+
+async def test_without_webhooks_it_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, monkeypatch, webhooks=False) as openai:
+        job = await openai.ends("openai.respond", background())
+        assert (job["status"], job["reason"]) == ("succeeded", "succeeded")
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "kind"),
+    [
+        ({"outcome": "failed", "code": "invalid_prompt"}, "failed", "invalid_input"),
+        ({"outcome": "failed", "code": "bio_policy"}, "failed", "content_rejected"),
+        ({"outcome": "incomplete", "reason": "content_filter"}, "failed", "content_rejected"),
+        ({"outcome": "incomplete"}, "succeeded", None),
+    ],
+)
+async def test_how_responses_end(
+    openai: World, script: dict[str, Any], status: str, kind: str | None
+) -> None:
+    job = await openai.ends("openai.respond", background(**script))
+    assert job["status"] == status
+    assert (job["error"] or {}).get("kind") == kind
+
+
+async def test_a_response_that_openai_dropped_is_lost(openai: World) -> None:
+    job = await openai.app.submit("openai.respond", background(outcome="never"))
+    async with asyncio.timeout(5):
+        while (await job.status())["status"] != "waiting":
+            await asyncio.sleep(0.01)
+    work = next(iter(openai.sim.works.values()))
+    openai.sim.forget()
+    openai.sim._end(work, "completed")
+    assert (await openai.end_of(job.id))["error"]["kind"] == "result_lost"
+
+
+async def test_a_cancel_reaches_openai(openai: World) -> None:
+    job = await openai.app.submit("openai.respond", background(outcome="never"))
+    async with asyncio.timeout(5):
+        while (await job.status())["status"] != "waiting":
+            await asyncio.sleep(0.01)
+    await job.cancel()
+    assert (await openai.end_of(job.id))["status"] == "canceled"
+    assert next(iter(openai.sim.works.values())).status == "cancelled"
+
+
+async def test_a_rate_limit_is_waited_out(openai: World) -> None:
+    openai.sim.faults.update(rate_limit=1, rate_limit_seconds=0.2)
+    job = await openai.ends("openai.chat", HELLO)
+    assert (job["status"], job["attempt"]) == ("succeeded", 2)
+    assert ("failed", "applied", "retry:rate_limited") in await reasons(job["id"])
+
+
+@pytest.mark.parametrize("fault", ["reset", "error_after"])
+async def test_a_call_that_may_have_been_paid_for_is_not_repeated(
+    openai: World, fault: str
+) -> None:
+    openai.sim.faults.update({fault: 1})
+    job = await openai.ends("openai.chat", HELLO)
+    assert job["error"]["kind"] == "outcome_unknown"
+    assert openai.sim.stats.counts["/v1/chat/completions"] == 1, "the SDK's own retries are off"
+
+
+async def test_a_chat_answers_with_json_and_with_tools(openai: World) -> None:
+    job = await openai.ends("openai.chat", {**HELLO, "output_schema": {"type": "object"}})
+    assert job["result"]["output"]["output"] == {"said": "hello"}
+    tools = {"tools": [{"name": "look"}], "tool_choice": "required"}
+    job = await openai.ends("openai.chat", {**HELLO, **tools})
+    reply = ModelReply.model_validate(job["result"]["output"])
+    assert (reply.finish, reply.tool_calls[0].name) == ("tool_calls", "look")
+
+
+async def test_what_openai_rejects_says_why(openai: World) -> None:
+    asked = {**HELLO, "messages": [{"role": "user", "content": "reject"}]}
+    job = await openai.ends("openai.chat", asked)
+    assert job["error"]["kind"] == "content_rejected"
+
+
+async def test_embeddings_come_in_the_order_of_the_texts(openai: World) -> None:
+    job = await openai.ends("openai.embed", {"model": "e", "input": ["a", "bbb"]})
+    assert job["result"]["output"]["embeddings"] == [[1.0, 0.5], [3.0, 0.5]]
+
+
+async def test_pictures_and_sound_are_files_not_rows(openai: World) -> None:
+    drawn = await openai.ends("openai.image", {"prompt": "a hen", "n": 2})
+    files = drawn["result"]["artifacts"]
+    assert [f["status"] for f in files] == ["stored", "stored"]
+    assert [f["media_type"] for f in files] == ["image/png", "image/png"]
+    assert "base64" not in json.dumps(drawn, default=str)
+
+    spoken = await openai.ends("openai.speech", {"input": "good morning"})
+    (sound,) = spoken["result"]["artifacts"]
+    written = await openai.ends("openai.transcribe", {"artifact": sound["id"]})
+    assert written["result"]["text"] == "ID3good morning"
+
+
+async def test_a_picture_of_ours_is_shown_to_the_model(openai: World) -> None:
+    drawn = await openai.ends("openai.image", {"prompt": "a hen"})
+    content = [
+        {"type": "text", "text": "what is it?"},
+        {"type": "image", "url": drawn["result"]["artifacts"][0]["id"]},
+    ]
+    asked = {"model": "gpt-x", "messages": [{"role": "user", "content": content}]}
+    job = await openai.ends("openai.respond", asked)
+    assert job["status"] == "succeeded"
+    (work,) = openai.sim.works.values()
+    assert work.asked["input"][0]["content"][1]["image_url"].startswith("data:image/png;base64,")
+
+
+async def test_the_key_is_nowhere_in_what_is_shown(
+    openai: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    openai.sim.key = "sk-another"
+    job = await openai.ends("openai.chat", HELLO)
+    assert job["error"]["kind"] == "authentication"
+    shown = json.dumps([job, await queries.history("default", job["id"])], default=str)
+    assert KEY not in shown + "".join(capfd.readouterr())
+
+
+def test_a_model_may_think_for_minutes() -> None:
+    from agentflow_openai import provider
+
+    assert provider.tasks["openai.respond"].policy.timeout >= 600 > Policy().timeout
