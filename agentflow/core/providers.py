@@ -91,11 +91,15 @@ class Delivery:
 class Fact:
     """One event of a delivery, and how to find the attempt it is about.
 
-    The token in the URL routes first; else `external_id`. Neither: nobody's, stored and ignored.
+    The attempt's token routes first, here or in the URL; else `external_id`. Neither: nobody's,
+    stored and ignored. `id` is the provider's own for this event, where several deliveries may
+    bring it: it is applied once.
     """
 
     event: Outcome
     external_id: str | None = None
+    token: str | None = None
+    id: str | None = None
 
 
 Parse: TypeAlias = Callable[[Delivery], Sequence[Fact]]

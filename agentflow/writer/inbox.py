@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from agentflow.core.cleaning import cleaned
+from agentflow.core.cleaning import clean, cleaned
 from agentflow.core.events import Accepted, CancelRequested, Envelope, Event, Source
 from agentflow.core.providers import Fact
 from agentflow.plugins.catalogue import Catalogue
@@ -145,20 +145,20 @@ async def match(
     now: datetime,
     known: Places | None = None,
 ) -> None:
-    """Find the attempt of each fact: by the token in the URL, else by the external id.
+    """Find the attempt of each fact: by its token or that in the URL, else by the external id.
 
     With `known`, only facts about its external ids are looked at: they were unmatched before.
     """
     facts = [(letter, _facts(letter, catalogue, now)) for letter in letters]
-    tokens = {x.row["token"] for x, found in facts if found and x.row["token"]}
-    by_token = await attempts_by_token(sql, tokens)
+    tokens = {fact.token or x.row["token"] for x, found in facts for fact in found}
+    by_token = await attempts_by_token(sql, tokens - {None, ""})
     by_id = await _by_external_id(sql, facts) if known is None else known
     for letter, found in facts:
         for index, fact in enumerate(found):
             external = _external_id(fact)
             if known is not None and (letter.row["provider"], external) not in known:
                 continue
-            place = by_token.get((letter.row["provider"], letter.row["token"] or ""))
+            place = by_token.get((letter.provider, fact.token or letter.row["token"] or ""))
             place = place or by_id.get((letter.row["provider"], external or ""))
             if place is not None:
                 letter.envelopes.append(_envelope(letter, index, fact, place))
@@ -226,10 +226,15 @@ def _facts(letter: Letter, catalogue: Catalogue, now: datetime) -> list[Fact]:
     letter.event = WebhookEvent(delivery, type_of(ready.provider, delivery), now)
     try:
         facts = facts_of(ready.provider, delivery)
-        return [replace(fact, event=cleaned(fact.event)) for fact in facts]
+        return [_storable(fact) for fact in facts]
     except Exception as error:  # a stranger's code on a stranger's bytes
         letter.fail(error)
         return []
+
+
+def _storable(fact: Fact) -> Fact:
+    names = clean({"external_id": fact.external_id, "token": fact.token, "id": fact.id})
+    return replace(fact, event=cleaned(fact.event), **names)
 
 
 def _external_id(fact: Fact) -> str | None:
@@ -243,7 +248,8 @@ def _envelope(letter: Letter, index: int, fact: Fact, place: tuple[JobId, int]) 
         event = replace(fact.event, attempt=attempt)
     else:
         event = replace(fact.event, attempt=attempt, external_id=_external_id(fact))
-    id = f"wh:{letter.row['id']}:{index}" + (f":{letter.run}" if letter.run else "")
+    id = f"wh:{letter.id}:{index}" if fact.id is None else f"wh:id:{fact.id}"
+    id += f":{letter.run}" if letter.run else ""
     return Envelope(id, Source.WEBHOOK, letter.row["received_at"], job, event)
 
 

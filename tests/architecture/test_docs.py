@@ -18,6 +18,7 @@ import pytest
 import typer
 from agentflow_openai import OpenAISettings
 from agentflow_replicate import ReplicateSettings
+from agentflow_sendgrid import SendGridSettings
 
 import agentflow
 from agentflow import Call, Policy, Provider, Settings
@@ -105,7 +106,7 @@ def test_no_page_names_a_variable_there_is_not() -> None:
 
 
 def test_every_setting_of_the_plugins_is_described() -> None:
-    for settings in (OpenAISettings, ReplicateSettings):
+    for settings in (OpenAISettings, ReplicateSettings, SendGridSettings):
         prefix = settings.model_config["env_prefix"]
         names = {f"{prefix}{name.upper()}" for name in settings.model_fields}
         plugin = prefix.lower().strip("_")

@@ -1,0 +1,25 @@
+"""A SendGrid on loopback: takes mails, and tells by signed batches of events what became of them.
+
+async with simulator("SG.key").serve() as sim:
+    os.environ.update(env(sim))
+"""
+
+from __future__ import annotations
+
+from agentflow_sendgrid.simulator.sendgrid import SendGridSimulator
+
+__all__ = ["SendGridSimulator", "env", "simulator"]
+
+
+def simulator(key: str) -> SendGridSimulator:
+    """A simulator that lets in who has `key`; it signs with a key pair of its own."""
+    return SendGridSimulator(key=key)
+
+
+def env(sim: SendGridSimulator) -> dict[str, str]:
+    """The plugin's settings that lead to a simulator which is being served."""
+    return {
+        "SENDGRID_API_KEY": sim.key,
+        "SENDGRID_BASE_URL": sim.url,
+        "SENDGRID_WEBHOOK_PUBLIC_KEY": sim.public_key,
+    }
