@@ -133,7 +133,7 @@ def test_collected_files_are_right() -> None:
 
 UNPROVEN = {
     "jobs": {"input", "entity", "priority", "metadata", "retry_of", "idempotency_key",
-             "request_hash", "trace", "checks"},
+             "request_hash", "trace", "checks", "callback_url"},
     "attempts": set(),
     "history": {"told_at", "source", "envelope_id", "random"},
     "tags": set(),
