@@ -9,7 +9,7 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check
 
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo test check bench chaos lock clean
+.PHONY: help demo test check bench chaos mixed lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,9 @@ bench: .venv/.stamp ## run the benchmarks
 
 chaos: .venv/.stamp ## 10,000 jobs under 200 faults of processes, servers, links and clocks
 	@.venv/bin/python -m tests.chaos $(ARGS)
+
+mixed: .venv/.stamp ## jobs of every provider under their faults and ours, in one process and in many
+	@.venv/bin/python -m tests.mixed $(ARGS)
 
 clean: ## remove .venv, caches and builds; jobs and files in .agentflow stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build

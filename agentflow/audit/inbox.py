@@ -51,20 +51,25 @@ def inbox_findings(row: Row, now: datetime) -> Iterator[Finding]:
 
 
 async def untold(sql: Sql, page: Sequence[Row]) -> list[Row]:
-    """The rows that claim to be applied to a job that is there, but left no entry in it."""
+    """The rows that claim to be applied to a job that is there, but left no entry in it.
+
+    An entry under the provider's own id of the event does not name the delivery that brought it:
+    a job with such an entry is taken to know all its deliveries."""
     claims = {row["id"]: row for row in page if _claims(row)}
     if not claims:
         return []
     jobs = sql.array({row["job_id"] for row in claims.values()})
     known = await sql.rows(f'SELECT "id" FROM "agentflow_jobs" WHERE {sql.among("id", 1)}', [jobs])
     told = await sql.rows(
-        f'SELECT "envelope_id" FROM "agentflow_history" WHERE {sql.among("job_id", 1)}'
+        f'SELECT "job_id", "envelope_id" FROM "agentflow_history" WHERE {sql.among("job_id", 1)}'
         " AND (\"envelope_id\" LIKE 'wh:%' OR \"envelope_id\" LIKE 'cmd:%')",
         [jobs],
     )
     there = {row["id"] for row in known}
     heard = {row["envelope_id"].split(":")[1] for row in told}
-    return [row for id, row in claims.items() if row["job_id"] in there and id not in heard]
+    by_event = {row["job_id"] for row in told if row["envelope_id"].startswith("wh:id:")}
+    known_to = there - by_event
+    return [row for id, row in claims.items() if row["job_id"] in known_to and id not in heard]
 
 
 async def told_elsewhere(sql: Sql, ids: Sequence[str]) -> set[str]:

@@ -8,14 +8,15 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from support.crash.orders import Orders, prediction
 
 from agentflow.client import ApiError, AsyncClient, Conflict, ServerUnreachable
 from agentflow.client.job import AsyncJob
 
 T = TypeVar("T")
 
-TASK = "replicate.predict"
 AT_ONCE = 100
 PATIENCE = 120.0
 """Seconds until a request that nobody answers is a failure of the test."""
@@ -27,6 +28,7 @@ class Clients:
 
     urls: list[str]
     dice: random.Random
+    orders: Orders = prediction
     accepted: set[str] = field(default_factory=set)
     canceled: set[str] = field(default_factory=set)
     """Jobs whose cancel was answered 2xx while they were open."""
@@ -57,15 +59,15 @@ class Clients:
             await self._at[0].retry_handler(run["id"])
 
     async def _one(self, number: int) -> None:
-        asked, priority = self._input(number), self.dice.choice([-1, 0, 0, 0, 1])
+        asked, priority = self.orders(number, self.dice), self.dice.choice([-1, 0, 0, 0, 1])
         try:
             job = await self._anywhere(
                 lambda at: at.submit(
-                    TASK,
-                    {"model": "a/b", "input": asked},
-                    entity=f"shot:{number}",
-                    idempotency_key=f"shot-{number}",
+                    asked.task,
+                    asked.input,
+                    idempotency_key=f"order-{number}",
                     priority=priority,
+                    **asked.more,
                 )
             )
         finally:
@@ -75,15 +77,6 @@ class Clients:
             return
         self.accepted.add(job.id)
         await self._follow(number, job)
-
-    def _input(self, number: int) -> dict[str, Any]:
-        seconds = self.dice.choice([0.0, 0.1, 0.3, 1.0, 2.0])
-        simulate: dict[str, Any] = {"seconds": seconds}
-        if number % 4 == 3:
-            simulate["faults"] = {"drop": True}  # no webhook at all: polling
-        if number % 20 == 10:
-            simulate |= {"outcome": "failed", "error": "no such thing"}
-        return {"n": number, "simulate": simulate}
 
     async def _follow(self, number: int, job: AsyncJob) -> None:
         if number % 10 == 5:

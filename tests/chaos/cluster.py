@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,8 @@ class Cluster:
     database_url: str
     """Straight to the server, past every proxy."""
     checks: int
+    more: Mapping[str, str] = field(default_factory=dict)
+    """Further settings of every process."""
     roles: dict[str, Role] = field(default_factory=dict)
     urls: list[str] = field(default_factory=list)
 
@@ -61,6 +63,7 @@ class Cluster:
             "CRASH_CHECKS": str(self.checks),
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
             **env(self.sim),
+            **self.more,
         }
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
@@ -87,7 +90,9 @@ async def _answers(http: httpx.AsyncClient, url: str) -> bool:
 
 
 @asynccontextmanager
-async def cluster(folder: Path, seed: int, checks: int) -> AsyncIterator[Cluster]:
+async def cluster(
+    folder: Path, seed: int, checks: int, more: Mapping[str, str] | None = None
+) -> AsyncIterator[Cluster]:
     """Everything started and ready; in the end, everything ended. `checks`: see `Plan`."""
     async with AsyncExitStack() as stack:
         postgres = stack.enter_context(Postgres(durable=True))
@@ -95,7 +100,8 @@ async def cluster(folder: Path, seed: int, checks: int) -> AsyncIterator[Cluster
         sim = await stack.enter_async_context(simulator(new_secret(), "r8_chaos").serve())
         sim.faults.update({"seed": seed, **PROVIDER_FAULTS})
         postgres.create_database("chaos")
-        world = Cluster(folder, postgres, redis, sim, postgres.url("chaos"), checks)
+        url = postgres.url("chaos")
+        world = Cluster(folder, postgres, redis, sim, url, checks, more or {})
         done = await asyncio.to_thread(world.run, "migrate")
         if done.returncode:
             raise RuntimeError(f"agentflow migrate: {done.stdout}{done.stderr}")

@@ -18,13 +18,16 @@ def wrong(
 ) -> list[str]:
     """Sentences; none if all is right. `accepted` are the ids of jobs that somebody was told."""
     return [
-        *_jobs(books, accepted),
+        *any_wrong(books, accepted, files),
         *_rows(books),
-        *_histories(books),
-        *_files(books, files),
         *_inbox(books, sim),
         *_provider(books, sim),
     ]
+
+
+def any_wrong(books: Books, accepted: Collection[str], files: Path) -> list[str]:
+    """What holds whoever the providers are."""
+    return [*_jobs(books, accepted), *_histories(books), *_files(books, files), *_unread(books)]
 
 
 def _jobs(books: Books, accepted: Collection[str]) -> Iterator[str]:
@@ -39,7 +42,8 @@ def _rows(books: Books) -> Iterator[str]:
     """The application's rows: each end of a job reached its row once."""
     jobs: defaultdict[str, list[str]] = defaultdict(list)
     for job in books.jobs:
-        jobs[job["entity"]].append(job["id"])
+        if job["task"] == "replicate.predict":
+            jobs[job["entity"]].append(job["id"])
     shots = {f"shot:{shot['id']}": shot for shot in books.shots}
     if jobs.keys() != shots.keys():
         yield f"rows without a job, or the reverse: {sorted(jobs.keys() ^ shots.keys())[:20]}"
@@ -88,11 +92,14 @@ def _files(books: Books, files: Path) -> Iterator[str]:
                 yield f"the file {artifact['key']} is damaged"
 
 
-def _inbox(books: Books, sim: ReplicateSimulator) -> Iterator[str]:
-    """What was answered with 2xx is there, and was applied."""
+def _unread(books: Books) -> Iterator[str]:
     for row in books.inbox:
         if row["status"] in ("received", "failed"):
             yield f"{row['kind']} {row['id']} is {row['status']}: {row['error']}"
+
+
+def _inbox(books: Books, sim: ReplicateSimulator) -> Iterator[str]:
+    """What was answered with 2xx is there."""
     stored = {row["dedup_key"] for row in books.inbox}
     for id in sorted(sim.stats.acknowledged):
         if f"id:{id}" not in stored:

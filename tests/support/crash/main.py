@@ -23,7 +23,15 @@ task.policy = replace(
     max_attempts=6, unknown_checks=CHECKS, cancel_checks=CHECKS,
 )  # fmt: skip
 
-app = AgentFlow(models=["support.crash.models"])
+QUICK = {
+    "backoff": 0.2, "max_attempts": 6, "unknown_checks": CHECKS, "cancel_checks": CHECKS,
+    "poll_after": 1.0, "poll_after_webhook": 2.0, "poll_max": 5.0,
+}  # fmt: skip
+
+app = AgentFlow(
+    models=["support.crash.models"],
+    policies=dict.fromkeys(os.environ.get("CRASH_TASKS", "").split(), QUICK),
+)
 
 
 async def create(request: Request) -> JSONResponse:
