@@ -12,7 +12,7 @@ from support.crash.orders import Order, Orders, prediction
 
 from agentflow.types import Json
 
-DEADLINE = 60.0
+DEADLINE = 25.0
 """Seconds, where a lost webhook leaves nothing to ask."""
 
 

@@ -25,7 +25,7 @@ from agentflow.webhooks.signatures import new_secret
 from mixed.orders import KINDS, orders
 from mixed.providers import Providers, providers
 
-TASKS = sorted({make(0, random.Random(0)).task for make in KINDS})
+TASKS = sorted({CALLBACK_TASK, *(make(0, random.Random(0)).task for make in KINDS)})
 
 
 @dataclass(frozen=True)
