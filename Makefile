@@ -7,6 +7,9 @@ PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 PACKAGES := agentflow $(wildcard $(addsuffix /agentflow_*,$(PLUGINS)))
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 
+# Of the whole suite: a file of tests at a time on each processor.
+TOGETHER := -n auto --maxprocesses 4 --dist loadfile
+
 unexport PYTHONHOME PYTHONPATH
 
 .PHONY: help demo test check bench chaos mixed lock clean
@@ -20,7 +23,7 @@ demo: .venv/.stamp ## see a job travel from submit to result; needs no key and n
 	@.venv/bin/agentflow demo $(ARGS)
 
 test: .venv/.stamp ## run the tests; they start PostgreSQL and Redis, and as root on Debian install them
-	@.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python -m pytest $(or $(ARGS),$(TOGETHER))
 
 check: .venv/.stamp ## lint, formatting, types, import contracts, architecture tests
 	.venv/bin/ruff check .

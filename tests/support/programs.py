@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,10 +92,19 @@ def ensure_servers() -> None:
     """
     said = missing()
     if said and os.geteuid() == 0 and shutil.which("apt-get"):
-        outcome = _install()
+        with _one_at_a_time():
+            outcome = _install() if missing() else ""
         said = missing() and f"{missing()} {outcome}"
     if said:
         raise ServersMissing(said)
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Among the processes that run the tests together."""
+    with (Path(tempfile.gettempdir()) / "agentflow-tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @cache

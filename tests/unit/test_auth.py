@@ -175,6 +175,7 @@ OURS = new_key()[1]
         ({"x-api-key": "else"}, False, None),
         ({}, False, None),
     ],
+    ids=range(9),
 )
 def test_the_key_is_found_where_it_may_stand(
     headers: dict[str, str], required: bool, found: str | None

@@ -96,6 +96,7 @@ def test_both_headers_are_needed_once(missing: str) -> None:
         encoded(ec.generate_private_key(ec.SECP384R1())),
         encoded(ed25519.Ed25519PrivateKey.generate()),
     ],
+    ids=("none", "short", "zeros", "no base64", "another curve", "another kind"),
 )
 def test_a_key_that_proves_nothing_is_refused_at_the_start(key: str) -> None:
     settings = SendGridSettings(webhook_public_key=key)

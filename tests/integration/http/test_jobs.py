@@ -29,7 +29,11 @@ async def test_an_id_that_is_none_is_not_found(api: World, id: str) -> None:
         assert not [name for name in answer.headers if "evil" in name]
 
 
-@pytest.mark.parametrize("id", ["nope", "%00", "%ff", "'", str(new_job_id())])
+@pytest.mark.parametrize(
+    "id",
+    ["nope", "%00", "%ff", "'", str(new_job_id())],
+    ids=["word", "nul", "no_text", "quote", "unknown"],
+)
 @pytest.mark.parametrize(
     ("method", "path"),
     [
