@@ -18,6 +18,7 @@ from agentflow.core.submission import JobSpec, NewJob
 from agentflow.errors import JobFailed, JobTimeout, UsageError
 from agentflow.plugins.catalogue import Catalogue
 from agentflow.plugins.discovery import discover
+from agentflow.plugins.pricelist import read_prices
 from agentflow.runtime import Runtime
 from agentflow.settings import Settings, load_settings
 from agentflow.store.database import Models
@@ -212,6 +213,8 @@ class AgentFlow:
         if callbacks is not None:
             catalogue.add(callbacks)
         catalogue.adjust(self._policies)
+        if settings.prices is not None:
+            catalogue.price(read_prices(settings.prices))
         return Runtime(settings, self.models, catalogue, self.handlers)
 
     async def run_on(self, runtime: Runtime) -> None:

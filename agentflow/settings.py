@@ -46,6 +46,9 @@ class Settings(BaseSettings):
         description="Where the files live, shared by all workers and web processes. Unset: in the "
         "data directory.",
     )
+    prices: Path | None = Field(
+        None, description="A JSON file of prices, which come before those of the plugins."
+    )
     keep_jobs: float | None = Field(
         None, gt=0, description="Days after which a final job goes, with its history and files."
     )

@@ -6,7 +6,7 @@ Plugins make the provider's facts (`Accepted`, `Progressed`, `Changed`, `Succeed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import orjson
 from pydantic import TypeAdapter
 
-from agentflow.core.results import Artifact, ErrorInfo, Result
+from agentflow.core.results import Artifact, Cost, ErrorInfo, Result
 from agentflow.errors import ProviderFailure
 from agentflow.types import JobId
 
@@ -78,9 +78,12 @@ class Succeeded(ProviderFact):
 
 @dataclass(frozen=True, slots=True)
 class Failed(ProviderFact):
-    """The attempt failed. Give it a `ProviderFailure`; it is kept as an `ErrorInfo`."""
+    """The attempt failed. Give it a `ProviderFailure`; it is kept as an `ErrorInfo`. `usage` and
+    `cost` say what was billed all the same, where the provider tells."""
 
     error: ErrorInfo
+    usage: Mapping[str, float] | None = None
+    cost: Cost | None = None
 
     def __init__(
         self,
@@ -88,9 +91,12 @@ class Failed(ProviderFact):
         *,
         attempt: int = 0,
         external_id: str | None = None,
+        usage: Mapping[str, float] | None = None,
+        cost: Cost | None = None,
     ) -> None:
         info = ErrorInfo.of(error) if isinstance(error, ProviderFailure) else error
-        for name, value in (("error", info), ("attempt", attempt), ("external_id", external_id)):
+        about = {"attempt": attempt, "external_id": external_id, "usage": usage, "cost": cost}
+        for name, value in {"error": info, **about}.items():
             object.__setattr__(self, name, value)
 
 
@@ -116,6 +122,13 @@ class Abandoned(Base):
 
 
 @dataclass(frozen=True, slots=True)
+class OverBudget(Base):
+    """A budget has no room for what the attempt's call may cost; `message` says which."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class CancelRequested(Base):
     """Somebody asked for the job to end."""
 
@@ -136,6 +149,7 @@ Event: TypeAlias = (
     | Canceled
     | Collected
     | Abandoned
+    | OverBudget
     | CancelRequested
     | Woke
 )
@@ -151,6 +165,7 @@ EVENTS: dict[str, type[Event]] = {
     "canceled": Canceled,
     "collected": Collected,
     "abandoned": Abandoned,
+    "over_budget": OverBudget,
     "cancel_requested": CancelRequested,
     "woke": Woke,
 }
@@ -199,11 +214,20 @@ def load_event(name: str, fields: str | bytes | dict[str, Any]) -> Event:
             _adapter("error").validate_python(given.get("error")),
             attempt=given.get("attempt", 0),
             external_id=given.get("external_id"),
+            usage=_adapter("usage").validate_python(given.get("usage")),
+            cost=_adapter("cost").validate_python(given.get("cost")),
         )
     event: Event = _adapter(name).validate_python(given)
     return event
 
 
+_PARTS: dict[str, Any] = {
+    "error": ErrorInfo,
+    "usage": dict[str, float] | None,
+    "cost": Cost | None,
+}
+
+
 @cache
 def _adapter(name: str) -> TypeAdapter[Any]:
-    return TypeAdapter(ErrorInfo if name == "error" else EVENTS[name])
+    return TypeAdapter(_PARTS.get(name) or EVENTS[name])

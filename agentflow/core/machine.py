@@ -19,6 +19,7 @@ from agentflow.core.events import (
     Collected,
     Event,
     Failed,
+    OverBudget,
     Progressed,
     Started,
     Submitted,
@@ -89,6 +90,8 @@ def decide(job: Job, event: Event, now: datetime, random: bytes) -> Transition:
             return on_collected(job, event, now)
         case Abandoned():
             return on_abandoned(job, event, now, random)
+        case OverBudget():
+            return on_over_budget(job, event, now)
         case CancelRequested():
             return on_cancel_requested(job, now)
         case Woke():
@@ -327,6 +330,19 @@ def on_abandoned(job: Job, event: Abandoned, now: datetime, random: bytes) -> Tr
             return cancel_unsure(job)
         case Status.SCHEDULED | Status.QUEUED | Status.WAITING | Status.CANCELING:
             return ignored(job, "not_running")
+        case Status.SUCCEEDED | Status.FAILED | Status.CANCELED | Status.EXPIRED:
+            return ignored(job, "final")
+        case _:
+            assert_never(job.status)
+
+
+def on_over_budget(job: Job, event: OverBudget, now: datetime) -> Transition:
+    match job.status:
+        case Status.QUEUED if event.attempt == job.attempt:
+            error = ErrorInfo(ErrorKind.QUOTA_EXCEEDED, event.message)
+            return finish(job, Status.FAILED, "over_budget", now, error=error)
+        case Status.QUEUED | Status.SCHEDULED | Status.RUNNING | Status.WAITING | Status.CANCELING:
+            return ignored(job, "not_queued")
         case Status.SUCCEEDED | Status.FAILED | Status.CANCELED | Status.EXPIRED:
             return ignored(job, "final")
         case _:

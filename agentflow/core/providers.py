@@ -26,6 +26,8 @@ from agentflow.core.events import (
 )
 from agentflow.core.language import ModelReply, ModelRequest
 from agentflow.core.policy import Abilities, Policy
+from agentflow.core.pricing import Price, models_of
+from agentflow.core.results import Result
 from agentflow.errors import PluginError, ProviderError, ProviderFailure
 from agentflow.types import Json
 
@@ -118,6 +120,7 @@ class Task(Generic[F]):
     fetcher: Callable[..., Any] | None = None
     finder: Callable[..., Any] | None = None
     canceler: Callable[..., Any] | None = None
+    bounder: Callable[[Json], Mapping[str, float] | None] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -136,6 +139,21 @@ class Task(Generic[F]):
         """`cancel(call, external_id) -> Outcome | None`: ask the provider to stop the work."""
         self.canceler = function
         return function
+
+    def most(
+        self, function: Callable[[Json], Mapping[str, float] | None]
+    ) -> Callable[[Json], Mapping[str, float] | None]:
+        """`most(input) -> usage | None`: what one call uses at the very most, by the units of the
+        price table; pure, and None where nobody knows. `input` is JSON. Budgets rely on it."""
+        self.bounder = function
+        return function
+
+    def bound(self, input: Json) -> Mapping[str, float]:
+        """What `most` says, and nothing where it says nothing or fails."""
+        try:
+            return (self.bounder(input) if self.bounder else None) or {}
+        except Exception:  # a stranger's code: then the bound is unknown
+            return {}
 
     def abilities(self, *, webhooks: bool) -> Abilities:
         return Abilities(
@@ -179,7 +197,8 @@ class Provider:
     `per_request` (our URL carries the attempt's token), `account` (one endpoint for all; facts are
     found by external id) or `none`. `scheme` says how they are signed. `artifact_hosts` are the
     hosts the outputs may be downloaded from (`*.acme.com`); None admits any public host.
-    `local` marks code of our own rather than a paid service.
+    `local` marks code of our own rather than a paid service. `prices` is the table by which calls
+    are priced whose provider does not say what they cost.
     """
 
     def __init__(
@@ -193,6 +212,7 @@ class Provider:
         max_body: int = 1024 * 1024,
         description: str = "",
         local: bool = False,
+        prices: Sequence[Price] = (),
     ) -> None:
         if not NAME.fullmatch(name):
             raise PluginError(f"{name!r} is no provider name: a-z, then a-z, 0-9, _")
@@ -206,10 +226,12 @@ class Provider:
         self.max_body = max_body
         self.description = description
         self.local = local
+        self.prices = tuple(prices)
         self.tasks: dict[str, Task[Any]] = {}
         self.parser: Parse | None = None
         self.translator: Callable[[Exception], ProviderFailure | None] | None = None
         self.typer: Callable[[Delivery], str | None] = default_type
+        self.namer: Callable[[Json, Result | None], Sequence[str]] = models_of
 
     def task(
         self,
@@ -250,6 +272,14 @@ class Provider:
     ) -> Callable[[Exception], ProviderFailure | None]:
         """`translate(exc) -> ProviderFailure | None`: the SDK's errors in our words."""
         self.translator = function
+        return function
+
+    def billed_as(
+        self, function: Callable[[Json, Result | None], Sequence[str]]
+    ) -> Callable[[Json, Result | None], Sequence[str]]:
+        """`billed_as(input, result) -> names`: what prices are looked up by, the most exact first;
+        `result` is None before the call. Without it, `model` of the output, then of the input."""
+        self.namer = function
         return function
 
     def type_of(self, function: Callable[[Delivery], str | None]) -> Any:

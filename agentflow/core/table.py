@@ -27,6 +27,7 @@ from agentflow.core.events import (
     Collected,
     Event,
     Failed,
+    OverBudget,
     Progressed,
     Started,
     Submitted,
@@ -185,6 +186,7 @@ def _said(job: Job) -> Iterator[Event]:
         yield Started("n9", "w9", attempt=attempt)
         yield from (Abandoned(called=called, attempt=attempt) for called in (True, False))
         yield Abandoned(called=True, nonce="n9", attempt=attempt)
+        yield OverBudget("none is left", attempt=attempt)
         yield from (Accepted(f"x{n}", attempt=attempt) for n in (1, 9))
         for external_id in (None, "x1", "x9"):
             about: dict[str, Any] = {"attempt": attempt, "external_id": external_id}

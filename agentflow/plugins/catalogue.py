@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from agentflow.core.pricing import Price, Prices
 from agentflow.core.providers import Provider, Task, Verifier
 from agentflow.errors import NotFound, PluginError, SettingsError, UsageError
 from agentflow.plugins.discovery import Plugin
@@ -39,6 +40,7 @@ class Catalogue:
         self.public_url = public_url
         self.providers: dict[str, Ready] = {}
         self.tasks: dict[str, Task[Any]] = {}
+        self.prices = Prices()
         self.problems: dict[str, str] = {p.name: p.problem for p in self.plugins if p.problem}
         for provider in own:
             self.add(provider)
@@ -60,6 +62,10 @@ class Catalogue:
             except (TypeError, ValueError) as error:
                 raise UsageError(f"policies: {name}: {error}") from None
             self.tasks[name] = replace(task, policy=policy)
+
+    def price(self, own: Sequence[Price]) -> None:
+        """Add prices of the operator's, which come before those of the plugins."""
+        self.prices = replace(self.prices, own=tuple(own))
 
     def task(self, name: str) -> Task[Any]:
         """Raises `NotFound`, naming what there is."""
@@ -100,6 +106,8 @@ class Catalogue:
         ready = _ready(provider)
         self.providers[provider.name] = ready
         self.tasks.update(provider.tasks)
+        theirs = [replace(p, task=f"{provider.name}.{p.task}") for p in provider.prices]
+        self.prices = replace(self.prices, plugins=(*self.prices.plugins, *theirs))
 
 
 def _ready(provider: Provider) -> Ready:

@@ -225,3 +225,89 @@ class PauseRow(Model):
 
     class Meta:
         table = "agentflow_pauses"
+
+
+class UsageRow(Model):
+    """A call that ended, what it used and what it cost. It outlives its job.
+
+    `amount` counts ten-billionths of `currency`; where it is null, nobody knows the cost.
+    """
+
+    id = fields.BigIntField(primary_key=True)
+    job_id = fields.CharField(max_length=36)
+    attempt = fields.SmallIntField()
+    tenant = fields.CharField(max_length=64)
+    task = fields.CharField(max_length=128)
+    model = fields.CharField(max_length=200, null=True)
+    outcome = fields.CharField(max_length=12)
+    usage: fields.JSONField[Any] = fields.JSONField()
+    amount = fields.BigIntField(null=True)
+    currency = fields.CharField(max_length=3, null=True)
+    source = fields.CharField(max_length=64, null=True)
+    ended_at = fields.DatetimeField()
+
+    class Meta:
+        table = "agentflow_usage"
+        unique_together = (("job_id", "attempt"),)
+        indexes = (
+            Index(fields=["tenant", "ended_at"]),
+            Index(fields=["tenant", "task", "ended_at"]),
+            Index(fields=["ended_at"]),
+        )
+
+
+class UsageTagRow(Model):
+    """A tag of the job that a call was for."""
+
+    id = fields.BigIntField(primary_key=True)
+    tenant = fields.CharField(max_length=64)
+    tag = fields.CharField(max_length=64)
+    job_id = fields.CharField(max_length=36)
+    attempt = fields.SmallIntField()
+    ended_at = fields.DatetimeField()
+
+    class Meta:
+        table = "agentflow_usage_tags"
+        unique_together = (("job_id", "attempt", "tag"),)
+        indexes = (Index(fields=["tenant", "tag", "ended_at"]), Index(fields=["ended_at"]))
+
+
+class BudgetRow(Model):
+    """A cap on what the calls of a tenant, or of one of its tags (`tag` is not empty), may cost.
+
+    Amounts count ten-billionths of `currency`. `since` is the first day of the period that `spent`
+    and `reserved` are of.
+    """
+
+    id = fields.CharField(max_length=36, primary_key=True)
+    tenant = fields.CharField(max_length=64)
+    tag = fields.CharField(max_length=64)
+    period = fields.CharField(max_length=5)
+    currency = fields.CharField(max_length=3)
+    cap = fields.BigIntField()
+    per_call = fields.BigIntField()
+    note = fields.CharField(max_length=200, null=True)
+    since = fields.CharField(max_length=10)
+    spent = fields.BigIntField()
+    reserved = fields.BigIntField()
+    created_at = fields.DatetimeField()
+
+    class Meta:
+        table = "agentflow_budgets"
+        unique_together = (("tenant", "tag", "period"),)
+
+
+class ReservationRow(Model):
+    """What a call under way may cost at most, set aside in a budget until it has ended."""
+
+    id = fields.BigIntField(primary_key=True)
+    job_id = fields.CharField(max_length=36)
+    attempt = fields.SmallIntField()
+    budget_id = fields.CharField(max_length=36)
+    since = fields.CharField(max_length=10)
+    amount = fields.BigIntField()
+
+    class Meta:
+        table = "agentflow_reservations"
+        unique_together = (("job_id", "attempt", "budget_id"),)
+        indexes = (Index(fields=["budget_id"]),)

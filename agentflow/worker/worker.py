@@ -110,7 +110,8 @@ class Worker:
         task = self.catalogue.task(message.task)
         nonce = new_id("nonce")
         claim = Claim(message.job_id, message.attempt, nonce, self.id, task.name)
-        if task.policy.repeatable:
+        if task.policy.repeatable and not self.catalogue.prices.has(task.name):
+            # What has a price may be under a budget, which has its say with the grant.
             asking = asyncio.ensure_future(self.writer.claim(claim))
             grant = Granted(task.policy.timeout, message.deadline, True)
             await self._call(task, message, grant, nonce, asking)

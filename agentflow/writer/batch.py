@@ -12,11 +12,12 @@ from typing import Any
 from agentflow.core.events import Envelope, dump_event, name_of
 from agentflow.core.job import FINAL, Job, Phase, Status, patch_between
 from agentflow.core.machine import MACHINE_VERSION, decide
-from agentflow.core.transition import RANDOM_BYTES, Disposition, Ring
+from agentflow.core.transition import RANDOM_BYTES, RING_EVERY, Disposition, Ring, growing
 from agentflow.store.inserts import ATTEMPT, HISTORY, attempt_values
 from agentflow.store.rows import changed_columns, dumps
 from agentflow.store.sql import Sql
 from agentflow.types import JobId
+from agentflow.writer.ledger import Closed, Ledger, calls_ended
 from agentflow.writer.loading import Beside
 
 _TIMERS = ("check_at", "checks", "wake_at")
@@ -63,6 +64,8 @@ class Held:
     news: list[tuple[str, Job]] = field(default_factory=list)
     """What handlers are for: (kind, the job as it was then)."""
     decided: list[Decided] = field(default_factory=list)
+    closed: list[Closed] = field(default_factory=list)
+    """Calls that ended."""
 
     @property
     def learned(self) -> set[str]:
@@ -74,8 +77,10 @@ class Held:
 class Batch:
     """The jobs of one transaction and the decisions on them."""
 
-    def __init__(self, now: datetime) -> None:
+    def __init__(self, now: datetime, ledger: Ledger | None = None) -> None:
+        """Without a `ledger` nothing is priced."""
         self.now = now
+        self._ledger = ledger
         self.held: dict[JobId, Held] = {}
         self.seen: set[tuple[str, str]] = set()
 
@@ -96,6 +101,7 @@ class Batch:
             return None
         random = secrets.token_bytes(RANDOM_BYTES)
         before = held.job
+        envelope = self._priced(held, envelope)
         made = decide(before, envelope.event, self.now, random)
         self.seen.add(key)
         held.rings += made.rings
@@ -112,13 +118,33 @@ class Batch:
         )
         if made.disposition is Disposition.APPLIED:
             self._note_news(held, before, after)
+            held.closed += calls_ended(before, after, envelope.event)
         return made.reason
+
+    def _priced(self, held: Held, envelope: Envelope) -> Envelope:
+        if self._ledger is None:
+            return envelope
+        event = self._ledger.priced(held.job, held.beside, envelope.event, self.now)
+        return envelope if event is envelope.event else replace(envelope, event=event)
+
+    def would_grant(self, claim: Envelope) -> bool:
+        """Whether the call of this attempt would be granted by this claim, and was not before."""
+        job = self.job(claim.job_id)
+        waits = job is not None and job.status is Status.QUEUED and self.now < job.deadline
+        new = (claim.job_id, claim.id) not in self.seen
+        return bool(new and waits and job and job.attempt == claim.event.attempt)
 
     def beat(self, id: JobId, attempt: int) -> None:
         """The worker of this attempt lives: its alarm moves, nothing is written in the history."""
         held = self.held.get(id)
         if held is not None:
             held.job = extend_lease(held.job, attempt, self.now)
+
+    def hold_back(self, id: JobId) -> None:
+        """The claim of a queued job is not granted now: ring for it again before long."""
+        held = self.held[id]
+        again = self.now + timedelta(seconds=min(growing(held.job.checks), RING_EVERY))
+        held.job = replace(held.job, check_at=again)
 
     def postpone(self, id: JobId) -> None:
         """Look at the job's alarm again in a minute: deciding on it failed."""

@@ -13,6 +13,7 @@ from agentflow.core.cleaning import clean, cleaned
 from agentflow.core.events import Accepted, CancelRequested, Envelope, Event, Source
 from agentflow.core.providers import Fact
 from agentflow.plugins.catalogue import Catalogue
+from agentflow.store.budgets import Budget
 from agentflow.store.rows import Row, instant
 from agentflow.store.sql import Sql
 from agentflow.types import DEFAULT_TENANT, JobId
@@ -51,6 +52,8 @@ class Letter:
     event: WebhookEvent | None = None
     handler_run: str | None = None
     pause: Pause | None = None
+    budget: Budget | str | None = None
+    """A budget to be set, or the id of one to be removed."""
     homes: dict[str, str] = field(default_factory=dict)
     """The tenants whose jobs it is about, each with the first such job."""
     status: str = "applied"
@@ -205,9 +208,13 @@ def _command(letter: Letter, now: datetime) -> str | None:
                 letter.pause = Pause(target, True, str(said.get("note") or "") or None)
             case {"command": "resume", "target": str(target)}:
                 letter.pause = Pause(target, False)
+            case {"command": "set_budget", "budget": {} as budget}:
+                letter.budget = Budget(**budget)
+            case {"command": "remove_budget", "id": str(id)}:
+                letter.budget = id
             case _:
                 letter.fail("this version knows no such command")
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         letter.fail(error)
     return "command"
 

@@ -16,14 +16,14 @@ from agentflow.webhooks.reading import delivery_of, type_of
 from agentflow.writer.handlers import HandlerEvent, WebhookEvent, explain
 from agentflow.writer.inbox import Letter, rows_of
 from agentflow.writer.loading import load_jobs
-from agentflow.writer.runs import Budget, job_event, run_in
+from agentflow.writer.runs import TimeBudget, job_event, run_in
 from agentflow.writer.tools import Tools
 
 Run = Mapping[str, Any]
 
 
 async def handler_retries(
-    sql: Sql, tools: Tools, letter: Letter, budget: Budget, now: datetime
+    sql: Sql, tools: Tools, letter: Letter, budget: TimeBudget, now: datetime
 ) -> list[NewJob]:
     """Run the handler that a `retry_handler` command names, in the writer's transaction, and
     return the jobs it started; one that comes after the commit is owed again.

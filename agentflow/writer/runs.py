@@ -56,7 +56,7 @@ class BudgetSpentError(AgentflowError):
 
 
 @dataclass(slots=True)
-class Budget:
+class TimeBudget:
     """Seconds for all handlers of a batch, and for each, who always gets them whole.
 
     The first of a batch are admitted in any case, so that every batch gets somewhere. One that was
@@ -106,7 +106,7 @@ async def run_in(
     event: HandlerEvent,
     prepare: Prepare,
     tenant: str,
-    budget: Budget,
+    budget: TimeBudget,
 ) -> list[NewJob]:
     """Run one handler in a savepoint, store the jobs it wants and return those that are new.
 
@@ -167,7 +167,7 @@ def run_row(
 async def run_all(
     wanted: Sequence[tuple[Handler, HandlerEvent, str, str | None]],
     prepare: Prepare,
-    budget: Budget,
+    budget: TimeBudget,
     now: datetime,
 ) -> Ran:
     """Run each (handler, event, tenant, inbox id), or owe it. Only `BudgetSpentError` is raised,

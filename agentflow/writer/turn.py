@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import structlog
 from tortoise.backends.base.client import BaseDBAsyncClient
 
-from agentflow.core.events import Envelope, Source, Started, Woke
+from agentflow.core.events import Envelope, OverBudget, Source, Started, Woke
 from agentflow.core.job import Job, Phase, Status
 from agentflow.core.submission import NewJob
 from agentflow.core.transition import Effect, Ring
 from agentflow.errors import UsageError
+from agentflow.store.budgets import Budget, Known, remove_budget, set_budget
 from agentflow.store.pauses import clear_pause, ring_resumed, set_pause
 from agentflow.store.rows import dumps, loads
 from agentflow.store.sql import Sql
+from agentflow.store.usage import record_usage
 from agentflow.telemetry import traces
 from agentflow.telemetry.metrics import Metrics
 from agentflow.transport.conversation import (
@@ -44,13 +46,15 @@ from agentflow.writer.inbox import (
     understand,
     unpark,
 )
+from agentflow.writer.ledger import Ledger
 from agentflow.writer.loading import Beside, due_jobs, existing, known_envelopes, load_jobs
 from agentflow.writer.poison import keep_poison
+from agentflow.writer.purse import Purse, Refused, Waits
 from agentflow.writer.replays import handler_retries
 from agentflow.writer.runs import (
     RUN_COLUMNS,
-    Budget,
     BudgetSpentError,
+    TimeBudget,
     job_event,
     run_all,
     run_row,
@@ -115,6 +119,7 @@ class Turn:
         *,
         silent: datetime | None,
         paused: set[str],
+        budgets: Known | None = None,
         look_again: set[tuple[str, str]] | None = None,
         calls_handlers: bool = True,
         only: str | None = None,
@@ -129,8 +134,10 @@ class Turn:
         self.tools, self.now, self.heard = tools, now, heard
         self.sql = Sql(tx)
         self.calls_handlers = calls_handlers
-        self.batch = Batch(now)
-        self.budget = Budget(
+        self.ledger = Ledger(tools.catalogue)
+        self.batch = Batch(now, self.ledger)
+        self.purse = Purse(self.sql, now, budgets or {}, self.ledger)
+        self.budget = TimeBudget(
             tools.handler_budget, tools.handler_timeout, told=metrics.handled if metrics else None
         )
         self.letters: list[Letter] = []
@@ -171,8 +178,10 @@ class Turn:
         said = [e for _, e in envelopes if e]
         said += [e for letter in self.letters for e in letter.envelopes]
         beats = {j for h in self.heard if isinstance(h.said, Beat) for j, _ in h.said.attempts}
-        await self._load({e.job_id for e in said} | beats | {JobId(id) for id in due})
+        about = {e.job_id for e in said} | {JobId(id) for id in due}
+        await self._load(about | beats)
         await self._know(said)
+        await self.purse.open(h for id, h in self.batch.held.items() if id in about)
         for h in self.heard:
             if isinstance(h.said, Beat):
                 for job, attempt in h.said.attempts:
@@ -206,10 +215,25 @@ class Turn:
             if envelope is None:
                 continue
             try:
-                self.batch.apply(envelope)
+                self._apply(envelope)
             except Exception as error:  # a bug in the machine; it has changed nothing
                 log.error("Poison", job_id=envelope.job_id, error=str(error)[:500])
                 await keep_poison(self.sql, heard, error, self.now)
+
+    def _apply(self, envelope: Envelope) -> None:
+        """A claim that would be granted asks the budgets first."""
+        held, event = self.batch.held.get(envelope.job_id), envelope.event
+        asks = isinstance(event, Started) and held is not None and self.batch.would_grant(envelope)
+        verdict = self.purse.admit(held) if asks and held is not None else None
+        match verdict:
+            case Refused(message=message):
+                refusal = OverBudget(message, attempt=event.attempt)
+                id = envelope.id.replace("claim:", "budget:", 1)
+                self.batch.apply(replace(envelope, id=id, event=refusal))
+            case Waits():
+                self.batch.hold_back(envelope.job_id)
+            case None:
+                self.batch.apply(envelope)
 
     def _apply_letters(self, letters: Sequence[Letter]) -> None:
         for letter in letters:
@@ -252,7 +276,9 @@ class Turn:
                 return
             await match(self.sql, letters, self.tools.catalogue, self.now, places)
             said = [e for x in letters for e in x.envelopes]
-            await self._load({e.job_id for e in said} - self.batch.held.keys())
+            more = {e.job_id for e in said} - self.batch.held.keys()
+            await self._load(more)
+            await self.purse.open(h for id, h in self.batch.held.items() if id in more)
             await self._know(said)
             self._apply_letters(letters)
             for letter in letters[len(here) :]:
@@ -283,12 +309,14 @@ class Turn:
                 self.skipped.add(id)
         await self.batch.write(self.sql, written)
         ended = [self.batch.held[id] for id in written]
+        await self._book(ended)
         self.done.new_jobs += await call_back(self.sql, ended, self.tools.prepare)
         for letter in self.letters:
             if not self._postponed(letter):
                 await self._tell_webhook(letter)
                 await self._retry_handler(letter)
                 await self._pause(letter)
+                await self._change_budget(letter)
         waiting = {x.run or x.id for x in self.letters if self._postponed(x)}
         kept = [x for x in self.letters if (x.run or x.id) not in waiting]
         self.done.more |= len(kept) < len(self.letters) or bool(self.skipped)
@@ -299,6 +327,16 @@ class Turn:
         self.done.read += kept
         self.done.changed += [id for id in written if self.batch.held[id].entries]
         self._note_crossing(kept)
+
+    async def _book(self, written: Sequence[Held]) -> None:
+        """What the calls that ended cost, in the ledger and in the budgets."""
+        entries = [
+            self.ledger.entry(held.job, held.beside, closed, self.now)
+            for held in written
+            for closed in held.closed
+        ]
+        await record_usage(self.sql, [entry for entry in entries if entry is not None])
+        await self.purse.settle(written)
 
     def _note_crossing(self, kept: Sequence[Letter]) -> None:
         """Both who parks and who learns an id look again after their commits: the later of the
@@ -385,6 +423,16 @@ class Turn:
             case Pause(target=target):
                 await clear_pause(self.sql, target)
                 await ring_resumed(self.sql, target, self.now)
+            case None:
+                return
+        self.done.paused_changed = self.done.more = True
+
+    async def _change_budget(self, letter: Letter) -> None:
+        match letter.budget:
+            case Budget():
+                await set_budget(self.sql, letter.budget, self.now)
+            case str(id):
+                await remove_budget(self.sql, id)
             case None:
                 return
         self.done.paused_changed = self.done.more = True

@@ -14,6 +14,7 @@ from tortoise.transactions import in_transaction
 
 from agentflow.clock import Clock
 from agentflow.core.events import Abandoned, Envelope, Source
+from agentflow.store.budgets import Known, known_budgets
 from agentflow.store.pauses import paused
 from agentflow.store.rows import instant
 from agentflow.store.sql import Sql
@@ -51,7 +52,7 @@ DEAF_REST = 0.2
 """Seconds between two looks while alarms are due that must not go off yet."""
 
 PAUSES_EVERY = 1.0
-"""Seconds between two looks at what is paused."""
+"""Seconds between two looks at what is paused, and which budgets there are."""
 
 CROWDED = 0.01
 """Seconds to leave a row to the writer who has it; longer each time, up to `CROWDED_MOST`."""
@@ -93,6 +94,7 @@ class Writer:
         self._idle = asyncio.Event()
         self._deaf_until = self._looked_at = self._pauses_at = 0.0
         self._paused: set[str] = set()
+        self._budgets: Known = {}
         self._look_again: set[tuple[str, str]] = set()
         self._crowded = 0.0
         self.metrics = metrics or Metrics(tools.catalogue.tasks, tools.catalogue.providers)
@@ -223,6 +225,7 @@ class Writer:
                     heard,
                     silent=None if age is None else now - timedelta(seconds=age),
                     paused=self._paused,
+                    budgets=self._budgets,
                     look_again=self._look_again,
                     calls_handlers=calls_handlers,
                     only=only,
@@ -246,6 +249,7 @@ class Writer:
     async def _read_pauses(self, sql: Sql) -> None:
         now = time.monotonic()
         if now - self._pauses_at >= PAUSES_EVERY:
+            self._budgets = await known_budgets(sql)
             self._paused, self._pauses_at = await paused(sql), now
 
     async def _singly(self, heard: Sequence[Heard]) -> Done:
