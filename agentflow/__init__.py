@@ -41,6 +41,7 @@ _PLACES = {
     "OutcomeUnknown": "agentflow.errors",
     "PermissionRefused": "agentflow.errors",
     "Policy": "agentflow.core.policy",
+    "Price": "agentflow.core.pricing",
     "Progressed": "agentflow.core.events",
     "Provider": "agentflow.core.providers",
     "ProviderError": "agentflow.errors",
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from agentflow.core.language import ModelTool as ModelTool
     from agentflow.core.language import ToolCall as ToolCall
     from agentflow.core.policy import Policy as Policy
+    from agentflow.core.pricing import Price as Price
     from agentflow.core.providers import Delivery as Delivery
     from agentflow.core.providers import Fact as Fact
     from agentflow.core.providers import Provider as Provider

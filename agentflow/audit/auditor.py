@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
 
+from agentflow.audit.booked import budget_findings
 from agentflow.audit.finding import Finding, Kind
 from agentflow.audit.inbox import (
     inbox_findings,
@@ -61,6 +62,7 @@ class Audit:
             yield found
         async with self._snapshots() as sql:
             found = [*await strays(sql, id_at("job", self._since)), *await lost_matches(sql)]
+            found += await budget_findings(sql)
         yield found
         async for found in self._inbox():
             yield found

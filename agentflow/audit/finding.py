@@ -69,6 +69,11 @@ class Kind(StrEnum):
     ORPHAN = "orphan"
     """Attempts, history or tags of a job that is not there."""
 
+    LEDGER = "ledger"
+    """The ledger says otherwise than the job what a call cost, or tells of a call there was not."""
+    BUDGET = "budget"
+    """What a budget has set aside is not what calls under way have reserved."""
+
     DELIVERY = "delivery"
     """An inbox row is `applied` to a job whose history does not know it."""
     INBOX = "inbox"

@@ -83,7 +83,12 @@ async def _records(sql: Sql, jobs: Sequence[Row]) -> list[Record]:
     tags = await sql.rows(
         f'SELECT "job_id", "tenant", "tag" FROM "agentflow_tags" WHERE {mine}', [ids]
     )
-    found = [_by_job(rows) for rows in (attempts, history, tags)]
+    usage = await sql.rows(
+        'SELECT "job_id", "attempt", "tenant", "task", "outcome", "amount", "currency"'
+        f' FROM "agentflow_usage" WHERE {mine}',
+        [ids],
+    )
+    found = [_by_job(rows) for rows in (attempts, history, tags, usage)]
     return [Record(job, *(rows[job["id"]] for rows in found)) for job in jobs]
 
 

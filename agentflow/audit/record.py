@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from agentflow.audit.booked import booked_findings
 from agentflow.audit.finding import Finding, Kind
 from agentflow.audit.standing import standing_findings
 from agentflow.audit.told import Told
@@ -21,6 +22,7 @@ class Record:
     attempts: Sequence[Row]
     history: Sequence[Row]
     tags: Sequence[Row]
+    usage: Sequence[Row] = ()
 
     @property
     def id(self) -> str:
@@ -79,6 +81,7 @@ def _written(record: Record, told: Told) -> Iterator[Finding]:
 def _standing(record: Record, now: datetime) -> Iterator[Finding]:
     job = job_from(record.job, [attempt_from(row) for row in record.attempts])
     yield from standing_findings(record.job, job, now)
+    yield from booked_findings(job, record.usage)
 
 
 def _tags(record: Record) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from agentflow.cli import (
     pauses,
     roles,
     submit,
+    usage,
 )
 from agentflow.types import VERSION
 
@@ -63,6 +64,8 @@ jobs.commands.command("retry-all")(bulk.retry_all)
 program.add_typer(jobs.commands, name="jobs")
 program.command("pause")(pauses.pause)
 program.command("resume")(pauses.resume)
+program.command("usage")(usage.usage)
+program.add_typer(usage.commands, name="budgets")
 program.add_typer(deliveries.commands, name="deliveries")
 program.add_typer(deliveries.handlers, name="handlers")
 program.add_typer(keys.commands, name="keys")

@@ -13,7 +13,7 @@ from agentflow.client.answers import Bulk, FeedEvent, FeedPage
 from agentflow.client.errors import ApiError
 from agentflow.client.job import AsyncJob
 from agentflow.client.retries import Limits
-from agentflow.client.routes import JobFilter, JobOptions, JobRequest
+from agentflow.client.routes import BudgetOptions, JobFilter, JobOptions, JobRequest, UsageFilter
 from agentflow.client.transport import Asynchronous, options
 from agentflow.client.wire import Wire
 
@@ -97,6 +97,23 @@ class AsyncClient:
 
     async def resume(self, target: str) -> dict[str, Any]:
         return await self._wire.ask(routes.resume(target))
+
+    async def usage(self, **wanted: Unpack[UsageFilter]) -> dict[str, Any]:
+        """What calls used and cost, in `items`: one for each group of `group_by` (`task`, `model`,
+        `tag`, `tenant`, `day`, `month`, or several with commas)."""
+        return await self._wire.ask(routes.usage(wanted))
+
+    async def budgets(self) -> list[dict[str, Any]]:
+        """The caps there are, with what is spent and set aside."""
+        return await self._all(routes.budgets())
+
+    async def set_budget(self, cap: str, **options: Unpack[BudgetOptions]) -> dict[str, Any]:
+        """Cap what calls may cost. Amounts are decimal strings."""
+        return await self._wire.ask(routes.set_budget(cap, options))
+
+    async def remove_budget(self, id: str) -> dict[str, Any]:
+        """Raises `NotFound` if there is none."""
+        return await self._wire.ask(routes.remove_budget(id))
 
     def deliveries(
         self, *, status: str | None = None, provider: str | None = None, page: int = 50

@@ -12,7 +12,7 @@ from agentflow.client.answers import Bulk, FeedEvent, FeedPage
 from agentflow.client.errors import ApiError
 from agentflow.client.job import Job
 from agentflow.client.retries import Limits
-from agentflow.client.routes import JobFilter, JobOptions, JobRequest
+from agentflow.client.routes import BudgetOptions, JobFilter, JobOptions, JobRequest, UsageFilter
 from agentflow.client.transport import Blocking, finish, options, walk
 from agentflow.client.wire import Wire
 
@@ -116,6 +116,23 @@ class Client:
     def resume(self, target: str) -> dict[str, Any]:
         """End a pause. Raises `NotFound` if there is none."""
         return self._ask(routes.resume(target))
+
+    def usage(self, **wanted: Unpack[UsageFilter]) -> dict[str, Any]:
+        """What calls used and cost, in `items`: one for each group of `group_by` (`task`, `model`,
+        `tag`, `tenant`, `day`, `month`, or several with commas)."""
+        return self._ask(routes.usage(wanted))
+
+    def budgets(self) -> list[dict[str, Any]]:
+        """The caps there are, with what is spent and set aside."""
+        return list(self._items(routes.budgets()))
+
+    def set_budget(self, cap: str, **options: Unpack[BudgetOptions]) -> dict[str, Any]:
+        """Cap what calls may cost. Amounts are decimal strings."""
+        return self._ask(routes.set_budget(cap, options))
+
+    def remove_budget(self, id: str) -> dict[str, Any]:
+        """Raises `NotFound` if there is none."""
+        return self._ask(routes.remove_budget(id))
 
     def deliveries(
         self, *, status: str | None = None, provider: str | None = None, page: int = 50

@@ -61,6 +61,31 @@ class JobFilter(TypedDict, total=False):
     since: datetime | None
 
 
+class UsageFilter(TypedDict, total=False):
+    """Calls that ended from `since` on and before `until`, aware datetimes. `tenant` is another
+    one, or `*`, for operators."""
+
+    since: datetime | None
+    until: datetime | None
+    task: str | None
+    model: str | None
+    tag: str | None
+    tenant: str | None
+    group_by: str | None
+
+
+class BudgetOptions(TypedDict, total=False):
+    """`per_call` is what to set aside for a call of which no price says what it costs at most;
+    `period` is `day`, `month` or `total`."""
+
+    per_call: Required[str]
+    currency: str
+    period: str
+    tenant: str
+    tag: str | None
+    note: str | None
+
+
 def submit(job: JobRequest) -> Request:
     body = _job(job)
     return _once("/v1/jobs", body.pop("idempotency_key"), body)
@@ -136,6 +161,24 @@ def pause(target: str, note: str | None) -> Request:
 
 def resume(target: str) -> Request:
     return Request("DELETE", _place("/v1/pauses", target))
+
+
+def usage(wanted: UsageFilter) -> Request:
+    _refuse_unknown(wanted, UsageFilter)
+    return Request("GET", "/v1/usage", _given(wanted))
+
+
+def budgets() -> Request:
+    return Request("GET", "/v1/budgets")
+
+
+def set_budget(cap: str, said: BudgetOptions) -> Request:
+    _refuse_unknown(said, BudgetOptions)
+    return _post("/v1/budgets", {"cap": cap, **_given(said)})
+
+
+def remove_budget(id: str) -> Request:
+    return Request("DELETE", _place("/v1/budgets", id))
 
 
 def deliveries(page: int, **wanted: str | None) -> Request:

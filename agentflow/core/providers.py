@@ -198,7 +198,7 @@ class Provider:
     found by external id) or `none`. `scheme` says how they are signed. `artifact_hosts` are the
     hosts the outputs may be downloaded from (`*.acme.com`); None admits any public host.
     `local` marks code of our own rather than a paid service. `prices` is the table by which calls
-    are priced whose provider does not say what they cost.
+    are priced whose provider does not say what they cost, or a function of the settings.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class Provider:
         max_body: int = 1024 * 1024,
         description: str = "",
         local: bool = False,
-        prices: Sequence[Price] = (),
+        prices: Sequence[Price] | Callable[[Any], Sequence[Price]] = (),
     ) -> None:
         if not NAME.fullmatch(name):
             raise PluginError(f"{name!r} is no provider name: a-z, then a-z, 0-9, _")
@@ -226,7 +226,7 @@ class Provider:
         self.max_body = max_body
         self.description = description
         self.local = local
-        self.prices = tuple(prices)
+        self.prices = prices
         self.tasks: dict[str, Task[Any]] = {}
         self.parser: Parse | None = None
         self.translator: Callable[[Exception], ProviderFailure | None] | None = None

@@ -29,6 +29,11 @@ class Ready:
         hosts = self.provider.artifact_hosts
         return hosts(self.settings) if callable(hosts) else hosts
 
+    @property
+    def prices(self) -> Sequence[Price]:
+        prices = self.provider.prices
+        return prices(self.settings) if callable(prices) else prices
+
 
 class Catalogue:
     """Every provider and task by name. `problems` holds what was left out, and why."""
@@ -106,7 +111,7 @@ class Catalogue:
         ready = _ready(provider)
         self.providers[provider.name] = ready
         self.tasks.update(provider.tasks)
-        theirs = [replace(p, task=f"{provider.name}.{p.task}") for p in provider.prices]
+        theirs = [replace(p, task=f"{provider.name}.{p.task}") for p in ready.prices]
         self.prices = replace(self.prices, plugins=(*self.prices.plugins, *theirs))
 
 

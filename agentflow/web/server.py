@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from agentflow.web import batch, bulk, feed, ingestion, jobs, metrics, pauses, rest
+from agentflow.web import batch, bulk, feed, ingestion, jobs, metrics, pauses, rest, usage
 from agentflow.web.context import Context, admit
 from agentflow.web.guard import SecurityHeaders
 from agentflow.web.openapi import document
@@ -18,7 +18,7 @@ from agentflow.web.routes import Operation
 
 ROUTES = [
     *(batch.batch, bulk.bulk, jobs.jobs),  # in this order: /v1/jobs/batch is no job's id
-    *(feed.feed, pauses.pauses, rest.inbox, rest.files, rest.catalogue, rest.health),
+    *(feed.feed, pauses.pauses, usage.usage, rest.inbox, rest.files, rest.catalogue, rest.health),
     *(ingestion.webhooks, metrics.numbers),
 ]
 OPERATIONS = [operation for routes in ROUTES for operation in routes.operations]

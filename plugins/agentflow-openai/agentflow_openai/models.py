@@ -21,6 +21,7 @@ from agentflow import (
 )
 from agentflow_openai import chats, responses
 from agentflow_openai.content import images_of, numbers
+from agentflow_openai.prices import most_of_request, most_of_texts
 from agentflow_openai.provider import provider
 from agentflow_openai.responses import State, fact, identity
 
@@ -59,6 +60,9 @@ async def respond(call: Call, input: Respond) -> State | Accepted:
             raise OutcomeUnknown("OpenAI took the call and named no response.")
         state = fact(made)
         return Accepted(id) if isinstance(state, Progressed | Changed) else state
+
+
+respond.most(most_of_request)
 
 
 @respond.fetch
@@ -103,6 +107,9 @@ async def chat(call: Call, input: ModelRequest) -> ModelReply:
         return chats.reply(plain(await client.chat.completions.create(**given)), input)
 
 
+chat.most(most_of_request)
+
+
 class Embed(BaseModel):
     """Texts to embed, all with one model."""
 
@@ -128,3 +135,6 @@ async def embed(call: Call, input: Embed) -> Result:
             output={"model": made.get("model"), "embeddings": [e["embedding"] for e in found]},
             usage={"input_tokens": usage["prompt_tokens"]} if usage else {},
         )
+
+
+embed.most(most_of_texts)

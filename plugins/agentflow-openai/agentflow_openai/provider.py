@@ -6,6 +6,7 @@ from typing import Any
 
 from agentflow import Changed, Delivery, Fact, Provider, StandardWebhooks
 from agentflow_openai.failures import failure
+from agentflow_openai.prices import billed_as, prices
 from agentflow_openai.settings import OpenAISettings
 
 provider = Provider(
@@ -14,8 +15,10 @@ provider = Provider(
     webhooks="account",
     scheme=StandardWebhooks(secret="webhook_secret"),
     description="OpenAI, or another service that speaks its API",
+    prices=prices,
 )
 provider.translate(failure)
+provider.billed_as(billed_as)
 
 ABOUT_RESPONSES = frozenset(
     f"response.{end}" for end in ("completed", "failed", "cancelled", "incomplete")

@@ -58,7 +58,8 @@ def fact(prediction: Mapping[str, Any]) -> State:
         case "succeeded":
             return Succeeded(result(prediction), external_id=about)
         case "failed":
-            return Failed(failed(prediction.get("error")), external_id=about)
+            billed = usage(prediction.get("metrics"))  # time is billed also where it was in vain
+            return Failed(failed(prediction.get("error")), external_id=about, usage=billed or None)
         case "canceled":
             return Canceled(external_id=about)
         case "aborted":
