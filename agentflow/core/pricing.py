@@ -45,7 +45,7 @@ class Price:
     model: str = "*"
     task: str = "*"
     per: int = 1
-    call: Decimal | str = Decimal(0)
+    call: Decimal | str | None = None
     within: Mapping[str, str] = field(default_factory=dict)
     currency: str = "USD"
     source: str = ""
@@ -57,7 +57,9 @@ class Price:
             raise ValueError("per is a number of units, from 1")
         units = {name: _price(name, value) for name, value in self.units.items()}
         object.__setattr__(self, "units", MappingProxyType(units))
-        object.__setattr__(self, "call", _price("call", self.call))
+        if not units and self.call is None:
+            raise ValueError("a price has units or call; what is free says call '0'")
+        object.__setattr__(self, "call", _price("call", self.call or Decimal(0)))
         for inner, outer in self.within.items():
             if inner not in units or outer not in units or outer in self.within:
                 raise ValueError(f"within: {inner} and {outer} are both in units, one level deep")
@@ -66,7 +68,7 @@ class Price:
         """What this usage costs; None if it does not say all that counts."""
         with localcontext() as exact:
             exact.prec = _PRECISION
-            total = Decimal(self.call)
+            total = Decimal(self.call or 0)
             for name, price in self.units.items():
                 count, outer = _count(usage.get(name)), self.within.get(name)
                 if count is None and (outer is None or name in usage):
@@ -84,7 +86,7 @@ class Price:
         """What no call costs more than that uses no more than this; None if that is unknown."""
         with localcontext() as exact:
             exact.prec = _PRECISION
-            total = Decimal(self.call)
+            total = Decimal(self.call or 0)
             for name, price in self.units.items():
                 if name in self.within:
                     continue

@@ -67,7 +67,7 @@ def billed_as(input: Any, result: Result | None) -> list[str]:
     prices: under a name of its own, which the table does not have."""
     asked = input if isinstance(input, dict) else {}
     output = result.output if result is not None and isinstance(result.output, dict) else {}
-    options = asked.get("options") if isinstance(asked.get("options"), dict) else {}
+    options: dict[str, Any] = asked.get("options") or {}
     tier = options.get("service_tier")
     special = tier if tier not in _USUAL else None
     if "background_options" in options:
