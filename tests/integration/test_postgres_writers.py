@@ -25,12 +25,14 @@ SERIOUS = ("Poison", "A batch failed", "cannot write", "Handler failed", "Traceb
 class Contender:
     """A process of `support.contending`; `log` is its standard error so far."""
 
-    def __init__(self, jobs: int, folder: Path, **env: str) -> None:
+    def __init__(
+        self, jobs: int, folder: Path, program: str = "support.contending", **env: str
+    ) -> None:
         self.log_file = folder / "log"
         folder.mkdir()
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "support.contending", str(jobs)],
+                [sys.executable, "-m", program, str(jobs)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -61,9 +63,11 @@ class Contender:
 
 
 @contextmanager
-def contender(jobs: int, folder: Path, url: str, **env: str) -> Iterator[Contender]:
+def contender(
+    jobs: int, folder: Path, url: str, program: str = "support.contending", **env: str
+) -> Iterator[Contender]:
     env |= {"AGENTFLOW_DATABASE_URL": url, "AGENTFLOW_PUBLIC_URL": "http://agentflow.test"}
-    one = Contender(jobs, folder, **env)
+    one = Contender(jobs, folder, program, **env)
     try:
         yield one
     finally:
@@ -101,6 +105,40 @@ def test_three_processes_at_the_same_jobs_lose_nothing_and_do_nothing_twice(
     assert count("agentflow_attempts WHERE number = 2") > 0, "some were tried again"
     deadlocks = f"SELECT deadlocks FROM pg_stat_database WHERE datname = '{name}'"
     assert postgres.sql(deadlocks) == "0"
+    audit = agentflow("audit", env={"AGENTFLOW_DATABASE_URL": database})
+    assert audit.code == 0, audit.out + audit.err
+
+
+def test_three_processes_never_overspend_one_budget(
+    database: str, postgres: Postgres, tmp_path: Path
+) -> None:
+    name, cap, step = database.rpartition("/")[2], 10, 10**10
+    postgres.sql(
+        "INSERT INTO agentflow_budgets (id, tenant, tag, period, currency, cap, per_call, since,"
+        f" spent, reserved, created_at) VALUES ('bud_1', 'default', '', 'total', 'USD',"
+        f" {cap * step}, {step}, '', 0, 0, now())",
+        name,
+    )
+    with ExitStack() as stack:
+        three = [
+            stack.enter_context(contender(15, tmp_path / f"{n}", database, "support.spending"))
+            for n in range(3)
+        ]
+        for step_ in ("ready", "done"):
+            for each in three:
+                assert each.says() == step_
+            for each in three:
+                each.tell()
+        assert [each.ends() for each in three] == [0, 0, 0]
+        for each in three:
+            assert [line for line in SERIOUS if line in each.log] == [], each.log
+    sums = "SELECT sum(amount) || ' ' || count(*) FROM agentflow_usage"
+    amount, calls = map(int, postgres.sql(sums, name).split())
+    assert (cap - 1) * step < amount <= cap * step, "as much as fits, and not more"
+    budget = "SELECT spent || ' ' || reserved FROM agentflow_budgets"
+    assert postgres.sql(budget, name) == f"{amount} 0"
+    over = "SELECT count(*) FROM agentflow_jobs WHERE reason = 'over_budget'"
+    assert int(postgres.sql(over, name)) == 45 - calls
     audit = agentflow("audit", env={"AGENTFLOW_DATABASE_URL": database})
     assert audit.code == 0, audit.out + audit.err
 

@@ -183,6 +183,29 @@ async def operators(two: Two, method: str, path: str) -> None:
     assert (await two.ask(two.ops, method, filled)).status_code != 403
 
 
+async def no_foreign_sums(two: Two, method: str, path: str) -> None:
+    async def tasks(who: dict[str, str], more: str = "") -> set[str]:
+        said = await two.ask(who, method, f"{path}?group_by=task,tenant{more}")
+        return {item["group"]["task"] for item in said.json()["items"]}
+
+    assert "acme.file" in await tasks(two.a)
+    assert "acme.file" in await tasks(two.ops, "&tenant=*")
+    assert "acme.file" not in await tasks(two.b)
+    assert (await two.ask(two.b, method, f"{path}?tenant=a")).status_code == 403
+    assert (await two.ask(two.b, method, f"{path}?tenant=*")).status_code == 403
+
+
+async def no_foreign_budgets(two: Two, method: str, path: str) -> None:
+    said = {"cap": "1000", "per_call": "1", "tenant": "a", "tag": "unused"}
+    assert (await two.ask(two.ops, "POST", path, json=said)).status_code == 202
+    await two.api.app.runtime.writer.settled()
+    seen = [
+        [budget["tenant"] for budget in (await two.ask(who, method, path)).json()["items"]]
+        for who in (two.a, two.b, two.ops)
+    ]
+    assert seen == [["a"], [], ["a"]]
+
+
 async def operators_from_elsewhere(two: Two, method: str, path: str) -> None:
     """On this machine it is open to all, so the request pretends to come by another name."""
     far = {"Host": "flow.example.com"}
@@ -197,6 +220,7 @@ CASES: dict[str, Case] = {
     "GET /metrics": operators_from_elsewhere,
     "GET /readyz": nobodys,
     "GET /v1/artifacts/{id}": unseen("artifact", f"art_{'0' * 32}_0"),
+    "GET /v1/budgets": no_foreign_budgets,
     "GET /v1/deliveries": nothing_foreign,
     "GET /v1/deliveries/{id}": unseen("delivery", LETTER),
     "GET /v1/events": nothing_foreign,
@@ -207,6 +231,8 @@ CASES: dict[str, Case] = {
     "GET /v1/pauses": operators,
     "GET /v1/providers": nobodys,
     "GET /v1/tasks": nobodys,
+    "GET /v1/usage": no_foreign_sums,
+    "POST /v1/budgets": operators,
     "POST /v1/deliveries/{id}/replay": unseen("delivery", LETTER),
     "POST /v1/handler-runs/{id}/retry": unseen("run", RUN),
     "POST /v1/jobs": keys_of_two,
@@ -216,6 +242,7 @@ CASES: dict[str, Case] = {
     "POST /v1/jobs/{id}/cancel": unseen("waiting", JOB),
     "POST /v1/jobs/{id}/retry": unseen("file job", JOB),
     "POST /v1/pauses": operators,
+    "DELETE /v1/budgets/{id}": operators,
     "DELETE /v1/pauses/{target}": operators,
     "POST /webhooks/{provider}": nobodys,
     "POST /webhooks/{provider}/{token}": nobodys,
