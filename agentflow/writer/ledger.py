@@ -28,10 +28,14 @@ _TURNED_AWAY = frozenset(
         ErrorKind.PERMISSION,
         ErrorKind.QUOTA_EXCEEDED,
         ErrorKind.RATE_LIMITED,
+        ErrorKind.TIMEOUT,
         ErrorKind.UNAVAILABLE,
     }
 )
 """Errors that say that the call had no effect, if the provider had not taken the work before."""
+
+_SAID_OF_REPEATABLE = frozenset({ErrorKind.TIMEOUT, ErrorKind.UNAVAILABLE})
+"""What is said of a repeatable call also where it may have had an effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +77,8 @@ def _closed(job: Job, event: Event, outcome: str) -> Closed:
     number, accepted = job.attempt, job.current.external_id is not None
     match event:
         case Failed(attempt=about, error=error) if about == number:
-            passing = job.policy.repeatable and error.kind is ErrorKind.UNAVAILABLE
-            free = error.kind in _TURNED_AWAY and not (accepted or passing or event.usage)
+            unsure = job.policy.repeatable and error.kind in _SAID_OF_REPEATABLE
+            free = error.kind in _TURNED_AWAY and not (accepted or unsure or event.usage)
             free = free and event.cost is None
             return Closed(number, outcome, event.usage or {}, event.cost, free=free)
         case Abandoned(called=False):
