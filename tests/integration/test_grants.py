@@ -192,6 +192,10 @@ async def test_the_web_changes_and_deletes_nothing(as_web: Sql) -> None:
         "DELETE FROM note",
         "INSERT INTO agentflow_keys (id) VALUES ('a')",
         "INSERT INTO agentflow_handler_runs (id) VALUES ('a')",
+        "INSERT INTO agentflow_usage (job_id) VALUES ('a')",
+        "INSERT INTO agentflow_usage_tags (tag) VALUES ('a')",
+        "INSERT INTO agentflow_budgets (id) VALUES ('a')",
+        "INSERT INTO agentflow_reservations (amount) VALUES (-1)",
         "INSERT INTO tortoise_migrations (app) VALUES ('a')",
         "SELECT setval('agentflow_history_id_seq', 1)",
         "ALTER TABLE agentflow_jobs DROP CONSTRAINT agentflow_final_has_end",
@@ -205,9 +209,13 @@ async def test_the_web_changes_and_deletes_nothing(as_web: Sql) -> None:
 
 
 def _any_column(table: str) -> str:
-    return {"agentflow_keys": "name", "agentflow_pauses": "note"}.get(table) or (
-        "external_id" if table == "agentflow_parked" else "tenant"
-    )
+    named = {
+        "agentflow_keys": "name",
+        "agentflow_parked": "external_id",
+        "agentflow_pauses": "note",
+        "agentflow_reservations": "amount",
+    }
+    return named.get(table, "tenant")
 
 
 async def test_a_worker_with_a_login_of_its_own_is_refused_everything(

@@ -22,12 +22,14 @@ from tortoise.transactions import in_transaction
 
 from agentflow import Settings
 from agentflow.store import bulk, feed, observing, queries
+from agentflow.store.budgets import known_budgets, reservations_of
 from agentflow.store.database import Database, Models
 from agentflow.store.feed import START, Position
 from agentflow.store.inserts import InboxEntry, insert_inbox
 from agentflow.store.pauses import paused, ring_resumed
 from agentflow.store.queries import JobFilter
 from agentflow.store.sql import Sql
+from agentflow.store.usage import UsageFilter, usage_sums
 from agentflow.writer import inbox, loading
 from agentflow.writer.owed import Owed
 from agentflow.writer.pruning import Pruner
@@ -40,7 +42,7 @@ FEW = 1500
 """Pages of 8 KB that one query may touch: about three for each row of a full page of results."""
 
 EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)"
-SMALL = {"agentflow_pauses", "agentflow_keys", "tortoise_migrations"}
+SMALL = {"agentflow_budgets", "agentflow_pauses", "agentflow_keys", "tortoise_migrations"}
 
 
 def job(i: int) -> str:
@@ -161,6 +163,19 @@ LISTS: dict[str, Asked] = {
     "handler runs set aside": runs(status="parked"),
 }
 
+RECENT = NOW - timedelta(minutes=5)
+
+SUMS: dict[str, Asked] = {
+    "a stretch of time": lambda sql: usage_sums("default", ["task"], UsageFilter(since=RECENT)),
+    "of all tenants": lambda sql: usage_sums(None, ["tenant"], UsageFilter(since=RECENT)),
+    "of a rare task": lambda sql: usage_sums(
+        "default", ["day"], UsageFilter(task="rare.work", since=RECENT)
+    ),
+    "of a tag of few": lambda sql: usage_sums("default", [], UsageFilter(tag="batch-3")),
+    "of a tag of many": lambda sql: usage_sums("default", [], UsageFilter(tag="all", since=RECENT)),
+    "by tag": lambda sql: usage_sums("default", ["tag"], UsageFilter(since=RECENT)),
+}
+
 BULK: dict[str, Asked] = {
     "cancelable": lambda sql: bulk.cancelable("default", JobFilter(task="fake.work", limit=100)),
     "cancelable by tag": lambda sql: bulk.cancelable("default", JobFilter(tag="batch-3")),
@@ -216,6 +231,8 @@ WRITING: dict[str, Asked] = {
     "deliveries by id": lambda sql: inbox.rows_of(sql, [dlv(i) for i in range(MOST)]),
     "what is parked": lambda sql: inbox.unpark(sql, set(PLACES)),
     "what is paused": paused,
+    "which budgets there are": known_budgets,
+    "reservations": lambda sql: reservations_of(sql, [job(i) for i in range(20)]),
 }
 
 
@@ -267,6 +284,12 @@ async def run(ask: Asked) -> None:
 
 @pytest.mark.parametrize("ask", LISTS.values(), ids=LISTS)
 async def test_a_list_reads_about_what_it_shows(plans: Plans, ask: Asked) -> None:
+    await run(ask)
+    plans.check(FEW)
+
+
+@pytest.mark.parametrize("ask", SUMS.values(), ids=SUMS)
+async def test_a_sum_reads_the_calls_of_its_time(plans: Plans, ask: Asked) -> None:
     await run(ask)
     plans.check(FEW)
 

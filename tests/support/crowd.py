@@ -79,6 +79,21 @@ THEIRS = (
         END, 1, at, CASE WHEN i > {jobs} - 300 THEN at END
     FROM made WHERE i % 4 = 0
     """,
+    """
+    INSERT INTO agentflow_usage (
+        job_id, attempt, tenant, task, model, outcome, usage, amount, currency, source, ended_at)
+    SELECT id, 1, tenant, task, 'm', status, '{{"seconds": 2.5}}', 25000000000, 'USD', 'told', at
+    FROM made
+    """,
+    """
+    INSERT INTO agentflow_usage_tags (tenant, tag, job_id, attempt, ended_at)
+    SELECT tenant, tag, id, 1, at
+    FROM made, LATERAL (VALUES ('all'), ('batch-' || i / 100)) AS t (tag)
+    """,
+    """
+    INSERT INTO agentflow_reservations (job_id, attempt, budget_id, since, amount)
+    SELECT id, 1, 'bud_1', '', 1 FROM made WHERE i % 20 BETWEEN 6 AND 8
+    """,
 )
 
 
