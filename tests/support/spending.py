@@ -9,10 +9,15 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+from collections.abc import Collection
 
 from pydantic import BaseModel
 
 from agentflow import AgentFlow, Call, Cost, Policy, Provider, Result
+from agentflow.store import budgets
+from agentflow.store.budgets import Budget
+from agentflow.store.sql import Sql
+from agentflow.writer import purse
 from support.contending import say, told, until
 
 provider = Provider("fake")
@@ -27,6 +32,16 @@ class Work(BaseModel):
 async def work(call: Call, input: Work) -> Result:
     await asyncio.sleep(random.uniform(0, 0.1))
     return Result(cost=Cost("1" if input.n % 2 else "0.9"))
+
+
+async def lock_and_dawdle(sql: Sql, ids: Collection[str]) -> list[Budget]:
+    """What is read stays true however long the writer then takes: others wait."""
+    found = await budgets.lock_budgets(sql, ids)
+    await asyncio.sleep(0.03)
+    return found
+
+
+purse.lock_budgets = lock_and_dawdle  # type: ignore[attr-defined]
 
 
 async def main(jobs: int) -> None:
