@@ -70,3 +70,25 @@ def test_a_bulk_command_without_a_condition_is_refused(server: Dev, verb: str) -
     assert ran.code == 2
     assert "at least one condition" in ran.err
     assert server("jobs", verb, "--since", "yesterday").code == 2
+
+
+def test_usage_is_summed_and_a_budget_ends_what_it_has_no_room_for(server: Dev) -> None:
+    assert server("budgets", "list").err == "There are no budgets.\n"
+    made = server("budgets", "set", "5", "--per-call", "0.5", "--tag", "poor", "--period", "day")
+    assert made.code == 0, made.err
+    (budget,) = server("budgets", "list", "--json").json["items"]
+    assert (budget["tag"], budget["cap"], budget["per_call"]) == ("poor", "5", "0.5")
+    assert server("submit", "replicate.predict", ORDER, "--tag", "poor").code == 0
+    (group,) = server("usage", "--by", "task", "--tag", "poor", "--json").json["items"]
+    assert (group["group"], group["calls"], group["unknown"]) == (
+        {"task": "replicate.predict"}, 1, 1,
+    )  # fmt: skip
+    assert "predict_seconds" in server("usage", "--by", "tag,day").out
+    server("budgets", "set", "0.5", "--per-call", "0.5", "--tag", "poor", "--period", "day")
+    refused = server("submit", "replicate.predict", ORDER, "--tag", "poor")
+    assert refused.code == 1
+    assert "has no room: 0.5 USD is spent" in refused.out + refused.err
+    assert server("budgets", "remove", budget["id"]).code == 0
+    assert server("budgets", "remove", budget["id"]).code == 1
+    assert server("budgets", "set", "much", "--per-call", "1").code == 2
+    assert server("usage", "--since", "soon").code == 2

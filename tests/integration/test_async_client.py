@@ -371,6 +371,20 @@ async def test_many_are_commanded_as_the_server_understands_it(api: World) -> No
 
 
 @pytest.mark.asyncio(loop_scope="module")
+async def test_budgets_are_set_listed_and_removed(api: World) -> None:
+    async with AsyncClient(api.url) as client:
+        await client.set_budget("9.50", per_call="1", tag="film", period="total")
+        (made,) = await client.budgets()
+        assert (made["cap"], made["tag"], made["left"]) == ("9.5", "film", "9.5")
+        assert (await client.usage(group_by="tag", tag="film"))["items"] == []
+        await client.remove_budget(made["id"])
+        with pytest.raises(NotFound):
+            await client.remove_budget(made["id"])
+        with pytest.raises(TypeError, match="color"):
+            await client.usage(color="red")  # type: ignore[call-arg]
+
+
+@pytest.mark.asyncio(loop_scope="module")
 async def test_what_is_paused_is_listed_until_it_is_resumed(api: World) -> None:
     async with AsyncClient(api.url) as client:
         await client.pause("bank", note="the bill")
