@@ -29,6 +29,7 @@ from agentflow.telemetry import traces
 from agentflow.telemetry.metrics import Metrics
 from agentflow.transport.bus import Bus
 from agentflow.transport.conversation import Message
+from agentflow.transport.live import Limits, LocalLive
 from agentflow.transport.local import MAX_UNCLAIMED, LocalBroker, LocalConversation
 from agentflow.types import JobId, new_id
 from agentflow.web.context import Context
@@ -89,7 +90,9 @@ class Runtime:
         self.artifacts = FolderStore(settings.artifacts_dir or settings.data_dir / "artifacts")
         self._tasks: list[asyncio.Task[None]] = []
         self.name = new_id("worker")
+        self.limits = Limits(settings.live_text, settings.live_memory, settings.live_keep)
         self.redis = self._redis()
+        self.live = LocalLive(self.limits)
         self.broker: LocalBroker | RedisTransport = self.redis or LocalBroker()
         if self.redis is None:
             self.conversation = LocalConversation()
@@ -119,6 +122,7 @@ class Runtime:
             self.artifacts,
             self.prepare,
             self.missing,
+            self.redis.inlet if self.redis else self.live,
             rates=RateLimits(self._redis_url),
         )
 
@@ -138,7 +142,7 @@ class Runtime:
         queues = sorted(self.catalogue.providers)
         if self.roles == {"worker"} and self.settings.queues:
             queues = [q for q in queues if q in self.settings.queues]
-        return RedisTransport(url, self.name, queues, self.bus, self._free)
+        return RedisTransport(url, self.name, queues, self.bus, self._free, self.limits)
 
     def _make_writer(self) -> None:
         settings = self.settings
@@ -169,6 +173,7 @@ class Runtime:
     def _make_worker(self) -> None:
         settings = self.settings
         spoken = self.redis.worker_side if self.redis else self.conversation
+        outlet = self.redis.outlet if self.redis else self.live
         self.worker = Worker(
             self.catalogue,
             spoken,
@@ -180,6 +185,7 @@ class Runtime:
             max_artifact=settings.max_artifact,
             allow_downloads=settings.allow_downloads,
             metrics=self.metrics,
+            outlet=outlet if settings.live_text else None,
         )
         if self.redis:
             self.redis.worker_side.stop = self.worker.stop_attempt

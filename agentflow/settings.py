@@ -74,6 +74,17 @@ class Settings(BaseSettings):
     max_input: int = Field(262_144, ge=1, description="Largest input of a job.")
     max_result: int = Field(262_144, ge=1, description="Larger results become artifacts.")
     max_artifact: int = Field(1 << 30, ge=1, description="Largest file taken into custody.")
+    live_text: int = Field(
+        524_288, ge=0, description="Newest live text of one job that is kept; 0: none is taken."
+    )
+    live_memory: int = Field(
+        67_108_864,
+        ge=1,
+        description="Live text of all jobs, in each process; with Redis, each worker's there.",
+    )
+    live_keep: float = Field(
+        60.0, gt=0, description="How long live text is kept after the end of its call."
+    )
     max_wait: float = Field(60.0, gt=0, description="Longest bounded wait of one request.")
     grace: float = Field(10.0, ge=0, description="Time for running calls to end at a stop.")
     park_for: float = Field(

@@ -9,11 +9,20 @@ from contextlib import contextmanager
 from agentflow.types import JobId
 
 
+class Bell(asyncio.Event):
+    """Rings when there is news of a job. `changed` says that its history has some, as it may at
+    first; live text rings without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changed = True
+
+
 class Bus:
     """`told` rings the bells of those who listen; a ring says only "look again"."""
 
     def __init__(self) -> None:
-        self._bells: dict[str, set[asyncio.Event]] = {}
+        self._bells: dict[str, set[Bell]] = {}
         self.watchers: list[Callable[[Sequence[JobId]], None]] = []
         """Called with all jobs that changed; they must not block or raise."""
 
@@ -22,12 +31,13 @@ class Bus:
             watcher(jobs)
         for job in jobs:
             for bell in self._bells.get(job, ()):
+                bell.changed = True
                 bell.set()
 
     @contextmanager
-    def listen(self, job: str) -> Iterator[asyncio.Event]:
+    def listen(self, job: str) -> Iterator[Bell]:
         """A bell that rings when the job changes; the listener clears it."""
-        bell = asyncio.Event()
+        bell = Bell()
         bells = self._bells.setdefault(job, set())
         bells.add(bell)
         try:

@@ -14,6 +14,7 @@ from taskiq.message import BrokerMessage
 
 from agentflow.transport.bus import Bus
 from agentflow.transport.conversation import Chore, Message
+from agentflow.transport.live import Limits
 from agentflow.transport.local import CHORE, MAX_UNCLAIMED
 from agentflow.transport.redis_conversation import RedisWorkerSide, RedisWriterSide
 from agentflow.transport.redis_link import (
@@ -26,6 +27,7 @@ from agentflow.transport.redis_link import (
     calls,
     connect,
 )
+from agentflow.transport.redis_live import RedisInlet, RedisOutlet
 from agentflow.transport.stream_broker import StreamBroker
 from agentflow.types import JobId
 
@@ -40,7 +42,13 @@ class RedisTransport:
     more calls its worker can make."""
 
     def __init__(
-        self, url: str, name: str, queues: Sequence[str], bus: Bus, free: Callable[[], int]
+        self,
+        url: str,
+        name: str,
+        queues: Sequence[str],
+        bus: Bus,
+        free: Callable[[], int],
+        live: Limits,
     ) -> None:
         self._redis = connect(url)
         self._outage = Outage()
@@ -50,6 +58,8 @@ class RedisTransport:
         self.chores = StreamBroker(url, [CHORES], name, lambda: 8)
         self.writer_side = RedisWriterSide(self._redis, name)
         self.worker_side = RedisWorkerSide(self._redis, name)
+        self.outlet = RedisOutlet(self._redis, live)
+        self.inlet = RedisInlet(self._redis, name, live)
         self._lengths: dict[str, int] = {}
         self._under_way: Counter[str] = Counter()
         self._since: Counter[str] = Counter()
@@ -65,8 +75,9 @@ class RedisTransport:
             self._reading = [asyncio.create_task(self.writer_side.run(), name="agentflow-hearing")]
         if "worker" in roles:
             running += [self.worker_side.run(), self.calls.settling(), self.chores.settling()]
+            running.append(self.outlet.run())
         if "web" in roles:
-            running.append(self._listen())
+            running += [self._listen(), self.inlet.run()]
         await self._look()
         self._tasks = [asyncio.create_task(each, name="agentflow-redis") for each in running]
 

@@ -109,6 +109,16 @@ def replies(worker: str) -> str:
     return f"{PREFIX}replies:{worker}"
 
 
+def live(job: str) -> str:
+    """Stream: the newest live text of one job, for some minutes."""
+    return f"{PREFIX}live:{job}"
+
+
+def nudges(process: str) -> str:
+    """Stream of one entry: ends the blocking read of one web process."""
+    return f"{PREFIX}nudge:{process}"
+
+
 async def make_group(redis: Link, stream: str, group: str) -> None:
     """A consumer group that reads the stream from its beginning; it may be there already."""
     try:

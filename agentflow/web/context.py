@@ -19,6 +19,7 @@ from agentflow.plugins.catalogue import Catalogue
 from agentflow.settings import Settings
 from agentflow.store.intake import Intake
 from agentflow.transport.bus import Bus
+from agentflow.transport.live import Inlet
 from agentflow.web.auth import HERE, Authenticator, Principal, address_of, presented_key
 from agentflow.web.guard import from_here
 from agentflow.web.limiting import Backlog, RateLimits
@@ -48,6 +49,7 @@ class Context:
     prepare: Callable[[JobSpec, str], NewJob]
     missing: Callable[[], list[str]]
     """What keeps this process from being ready, in words."""
+    live: Inlet
     auth: Authenticator = field(default_factory=Authenticator)
     rates: RateLimits = field(default_factory=RateLimits)
     backlog: Backlog = field(default_factory=Backlog)

@@ -18,6 +18,7 @@ from agentflow.store.intake import Stored
 from agentflow.types import JsonObject, new_id
 from agentflow.web import schemas
 from agentflow.web.context import Context, body, context, invalid, query, tenant
+from agentflow.web.deltas import Position
 from agentflow.web.live import server_stops, stream, wait_final
 from agentflow.web.responses import JsonResponse
 from agentflow.web.routes import Routes
@@ -164,6 +165,7 @@ async def retry(request: Request) -> Response:
     query=schemas.EntriesQuery,
     answers={200: schemas.Page[schemas.Entry], 204: None},
     also="text/event-stream",
+    events={"delta": schemas.Delta, "gap": schemas.Gap, "*": schemas.Entry},
     headers={
         "Accept": "`text/event-stream` keeps the answer open and live.",
         "Last-Event-ID": "Where a live stream goes on.",
@@ -173,30 +175,33 @@ async def entries(request: Request) -> Response:
     """The job's history; live with `Accept: text/event-stream`
 
     Each live event's id is the entry's `seq`; the stream ends after the entry that made the job
-    final. 204 tells a stream that was resumed after that entry to stay away.
+    final. 204 tells a stream that was resumed after that entry to stay away. What a running call
+    says comes live between the entries, as events named `delta`, unless `deltas` is false: it is
+    stored nowhere. Those of a higher attempt replace those before. `gap` says that text is missing
+    at an offset, and how many characters, or null if nobody knows. All lengths are in characters.
+    Their ids, `SEQ:ATTEMPT.TEXT.LOGS`, take a stream up where it was.
     """
     ctx, who, id = context(request), tenant(request), request.path_params["id"]
     wanted = query(request, schemas.EntriesQuery)
     job = await queries.get_job(who, id)
     if "text/event-stream" in request.headers.get("accept", ""):
-        after = _last_event_id(request, wanted.after)
-        resumed = after >= 0 and job["status"] in FINAL
-        if resumed and not await queries.history(who, id, after, 1):
+        position = _last_event_id(request) or Position(wanted.after)
+        resumed = position.seq >= 0 and job["status"] in FINAL
+        if resumed and not await queries.history(who, id, position.seq, 1):
             return Response(status_code=204)
-        return stream(ctx, who, id, after)
+        return stream(ctx, who, id, position, deltas=wanted.deltas)
     found = await queries.history(who, id, wanted.after, wanted.limit + 1)
     items = found[: wanted.limit]
     cursor = str(items[-1]["seq"]) if len(found) > len(items) else None
     return JsonResponse({"items": items, "next_cursor": cursor})
 
 
-def _last_event_id(request: Request, default: int) -> int:
+def _last_event_id(request: Request) -> Position | None:
     said = request.headers.get("last-event-id")
-    if said is None:
-        return default
-    if not (said.isascii() and said.isdigit() and len(said) < 10):
-        raise invalid("Last-Event-ID", "the `seq` of an entry")
-    return int(said)
+    try:
+        return None if said is None else Position.read(said)
+    except ValueError as error:
+        raise invalid("Last-Event-ID", str(error)) from None
 
 
 async def command(

@@ -9,7 +9,16 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Sequence,
+)
+from contextlib import ExitStack, aclosing
+from dataclasses import dataclass
 
 import anyio
 import orjson
@@ -19,8 +28,10 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from agentflow.core.job import FINAL
 from agentflow.errors import NotFound, StoreUnavailable
 from agentflow.store import queries
-from agentflow.types import JsonObject
+from agentflow.transport.bus import Bell
+from agentflow.types import JobId, JsonObject
 from agentflow.web.context import Context
+from agentflow.web.deltas import Position
 
 log = structlog.get_logger(__name__)
 
@@ -52,40 +63,88 @@ async def wait_final(
                 return view
 
 
-def stream(ctx: Context, tenant: str, job: str, after: int) -> EventSourceResponse:
-    """Every entry with `seq` above `after`, now and as they come, until the job is final."""
+def stream(
+    ctx: Context, tenant: str, job: str, position: Position, *, deltas: bool
+) -> EventSourceResponse:
+    """Every entry behind the position, now and as they come, until the job is final; with `deltas`
+    also the live text of the newest attempt."""
     stopping = anyio.Event()
+    following = Following(ctx, tenant, JobId(job), position, deltas, stopping)
     return EventSourceResponse(
-        _entries(ctx, tenant, job, after, stopping),
+        following.events(),
         ping=15,
         shutdown_event=stopping,
         shutdown_grace_period=4 * ASK_EVERY,
     )
 
 
-async def _entries(
-    ctx: Context, tenant: str, job: str, after: int, stopping: anyio.Event
-) -> AsyncIterator[ServerSentEvent]:
-    async def gone() -> bool:
-        return stopping.is_set()
+@dataclass(slots=True)
+class Following:
+    """One client of one job. It is served at its own pace: who is slow finds gaps in the live
+    text, and holds nobody up."""
 
-    with ctx.bus.listen(job) as bell:
+    ctx: Context
+    tenant: str
+    job: JobId
+    position: Position
+    deltas: bool
+    stopping: anyio.Event
+
+    async def events(self) -> AsyncIterator[ServerSentEvent]:
+        with ExitStack() as stack:
+            bell = stack.enter_context(self.ctx.bus.listen(self.job))
+            if self.deltas:
+                stack.enter_context(self.ctx.live.follow(self.job, bell))
+            try:
+                async with aclosing(self._entries(bell)) as events:
+                    async for event in events:
+                        yield event
+            except (NotFound, StoreUnavailable) as error:
+                log.warning("A live stream ended early", job_id=self.job, why=error.message)
+                return  # the client comes back with Last-Event-ID and is told
+
+    async def _entries(self, bell: Bell) -> AsyncGenerator[ServerSentEvent, None]:
+        """The history is read when it has changed and now and then, not for each piece of text."""
+        again = 0.0
         while True:
             bell.clear()
-            try:
-                final = (await queries.get_job(tenant, job))["status"] in FINAL
-                found = await queries.history(tenant, job, after, PAGE)
-            except (NotFound, StoreUnavailable) as error:
-                log.warning("A live stream ended early", job_id=job, why=error.message)
-                return  # the client comes back with Last-Event-ID and is told
-            for entry in found:
-                after = entry["seq"]
-                data = orjson.dumps(entry).decode()
-                yield ServerSentEvent(data=data, event=entry["event"], id=str(after))
-            if len(found) == PAGE:
+            if bell.changed or time.monotonic() >= again:
+                bell.changed, again = False, time.monotonic() + LOOK_EVERY
+                final = (await queries.get_job(self.tenant, self.job))["status"] in FINAL
+                found = await queries.history(self.tenant, self.job, self.position.seq, PAGE)
+                async for event in self._told(found):
+                    yield event
+                bell.changed = bell.changed or len(found) == PAGE
+                if final and len(found) < PAGE:
+                    return
+            for event in self._news():
+                yield event
+            if bell.changed:
                 continue
-            if final or not await _rung(bell, LOOK_EVERY, gone):
+            if not await _rung(bell, again - time.monotonic(), self._gone):
                 return
+
+    async def _told(self, found: Sequence[JsonObject]) -> AsyncIterator[ServerSentEvent]:
+        """Before the end of the job, all its text."""
+        for entry in found:
+            if self.deltas and entry["status"] in FINAL and entry["disposition"] == "applied":
+                await self.ctx.live.catch_up(self.job)
+                for event in self._news():
+                    yield event
+                for event in self.position.unsure(self.ctx.live.window.get(self.job)):
+                    yield event
+            self.position.seq = entry["seq"]
+            data, id = orjson.dumps(entry).decode(), str(entry["seq"])
+            yield ServerSentEvent(data=data, event=entry["event"], id=id)
+            if self.position.attempt:  # says no more than where to go on
+                yield ServerSentEvent(id=self.position.id)
+
+    def _news(self) -> Iterator[ServerSentEvent]:
+        if self.deltas:
+            yield from self.position.news(self.ctx.live.window.get(self.job))
+
+    async def _gone(self) -> bool:
+        return self.stopping.is_set()
 
 
 async def _rung(bell: asyncio.Event, seconds: float, gone: Gone | None) -> bool:

@@ -44,7 +44,7 @@ def document(operations: Sequence[Operation], *, keys: bool = False) -> dict[str
     """The whole page; `keys`: the server lets nobody in without."""
     models: list[type[BaseModel]] = [schemas.Problem]
     for o in operations:
-        models += [m for m in (o.body, *o.answers.values()) if m is not None]
+        models += [m for m in (o.body, *o.answers.values(), *o.events.values()) if m is not None]
     unique = list(dict.fromkeys(models))
     refs, definitions = models_json_schema(
         [(m, _mode(m, operations)) for m in unique], ref_template=_REF
@@ -128,7 +128,8 @@ def _answer(o: Operation, status: int, model: Any, refs: Any) -> dict[str, Any]:
     if model is not None:
         content["application/json"] = {"schema": refs[model, "serialization"]}
     if o.also is not None and status in {200, 206}:
-        content[o.also] = {}
+        shapes = {name: refs[shape, "serialization"] for name, shape in o.events.items()}
+        content[o.also] = {"x-event-data": shapes} if shapes else {}
     return answer | ({"content": content} if content else {})
 
 

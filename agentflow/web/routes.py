@@ -21,7 +21,8 @@ _OPEN = ("/healthz", "/readyz", "/webhooks/")
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One method on one path. `answers` maps a status to its model; None means a problem from 400
-    on, and below no JSON. `also` is another media type of the same answers, without a schema.
+    on, and below no JSON. `also` is another media type of the same answers, without a schema;
+    `events` are the shapes of its server-sent events by name, `*` standing for all others.
     `submits`: it makes jobs, for which there must be room."""
 
     method: str
@@ -37,6 +38,7 @@ class Operation:
     query: type[BaseModel] | None = None
     headers: dict[str, str] = field(default_factory=dict)
     also: str | None = None
+    events: dict[str, type[BaseModel]] = field(default_factory=dict)
 
 
 class Routes:
@@ -56,6 +58,7 @@ class Routes:
         query: type[BaseModel] | None = None,
         headers: dict[str, str] | None = None,
         also: str | None = None,
+        events: dict[str, type[BaseModel]] | None = None,
         scope: Needs | None = None,
         submits: bool | None = None,
     ) -> Callable[[Endpoint], Endpoint]:
@@ -73,8 +76,9 @@ class Routes:
             operation = Operation(
                 method, path, endpoint, summary, said, self.tag, answers, needed, makes
             )
+            more: dict[str, Any] = {"body": body, "query": query, "also": also}
             self.operations.append(
-                replace(operation, body=body, query=query, headers=headers or {}, also=also)
+                replace(operation, **more, headers=headers or {}, events=events or {})
             )
             return endpoint
 

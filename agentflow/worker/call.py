@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import httpx
 import structlog
 
 from agentflow.types import JobId, Token
+
+Channel: TypeAlias = Literal["text", "logs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,18 @@ class Call:
     log: structlog.typing.FilteringBoundLogger
     on_progress: Callable[[float | None, str | None], None]
     open_artifact: Callable[[str], AbstractAsyncContextManager[AsyncIterator[bytes]]]
+    on_text: Callable[[str, Channel], None] = lambda _text, _channel: None
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
         """Tell how far it is; `fraction` lies in 0..1. Never blocks, may be thinned out."""
         self.on_progress(fraction, message)
+
+    def stream(self, text: str, channel: Channel = "text") -> None:
+        """Show the next piece of the answer (`text`) or of what the provider logs (`logs`) to
+        those who follow the job now. Never blocks; any thread may call it. It is stored nowhere
+        and may be lost: what counts is returned. In `fetch`, `find` and `cancel` it does nothing.
+        """
+        self.on_text(text, channel)
 
     async def artifact(self, id: str) -> bytes:
         """The bytes of a file in custody (`art_…`). Raises `InvalidInput` if there is none."""

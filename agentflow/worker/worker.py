@@ -42,9 +42,11 @@ from agentflow.plugins.catalogue import Catalogue, Ready
 from agentflow.telemetry import traces
 from agentflow.telemetry.metrics import Metrics
 from agentflow.transport.conversation import Claim, Denied, Granted, Message, WorkerSide
+from agentflow.transport.live import Outlet
 from agentflow.types import JobId, Token, new_id
 from agentflow.worker.call import Call
 from agentflow.worker.outcomes import failure_of, outcome_of
+from agentflow.worker.speech import Speech
 from agentflow.worker.spool import Spool
 
 log = structlog.get_logger(__name__)
@@ -72,8 +74,11 @@ class Worker:
         max_artifact: int,
         allow_downloads: frozenset[str] = frozenset(),
         metrics: Metrics | None = None,
+        outlet: Outlet | None = None,
     ) -> None:
         self.id = id
+        self.outlet = outlet
+        """Where live text goes; None: nowhere."""
         self.metrics = metrics or Metrics(catalogue.tasks, catalogue.providers)
         self._stopping = asyncio.Event()
         self._asking: dict[str, Claim] = {}
@@ -234,13 +239,15 @@ class Worker:
     ) -> None:
         ready = self.catalogue.of_task(task.name)
         shielded = not task.policy.repeatable and not ready.provider.local
-        work = asyncio.ensure_future(self._outcome(task, ready, message, grant, shielded))
+        speech = Speech(message.job_id, message.attempt, nonce, self.outlet)
+        work = asyncio.ensure_future(self._outcome(task, ready, message, grant, shielded, speech))
         running = Running(work, shielded)
         key = (message.job_id, message.attempt)
         self.running[key] = running
         began = time.perf_counter()
         try:
             event = await _ended(work)
+            await speech.end()
             said = _outcome_name(event, running)
             span.set_attribute("outcome", said)
             label = self.metrics.task(task.name)
@@ -261,10 +268,17 @@ class Worker:
             self.running.pop(key, None)
 
     async def _outcome(
-        self, task: Task[Any], ready: Ready, message: Message, grant: Granted, shielded: bool
+        self,
+        task: Task[Any],
+        ready: Ready,
+        message: Message,
+        grant: Granted,
+        shielded: bool,
+        speech: Speech,
     ) -> Event:
         """Run the task's function. Everything but cancellation becomes an event."""
         call = self.make_call(task, ready, message.job_id, message.attempt, message.token, grant)
+        call = replace(call, on_text=speech.say)
         try:
             input = task.validate(message.input)
             async with asyncio.timeout(grant.timeout):
