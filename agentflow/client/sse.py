@@ -11,6 +11,7 @@ class Message(NamedTuple):
 
     data: str
     id: str | None
+    event: str = "message"
 
 
 class Parser:
@@ -24,6 +25,7 @@ class Parser:
     def __init__(self) -> None:
         self._rest = b""
         self._said: list[str] = []
+        self._event = ""
         self._id: str | None = None
         self.last_id: str | None = None
 
@@ -38,9 +40,11 @@ class Parser:
         if not line:
             self.last_id = self._id
             if self._said:
-                yield Message("\n".join(self._said), self._id)
-            self._said = []
+                yield Message("\n".join(self._said), self._id, self._event or "message")
+            self._said, self._event = [], ""
         elif name == "data":
             self._said.append(value)
+        elif name == "event":
+            self._event = value
         elif name == "id" and "\0" not in value:
             self._id = value or None
