@@ -118,9 +118,12 @@ class Proxy:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        links = list(self._links)
+        links = set(self._links)
         self.cut()
-        await asyncio.gather(*links, return_exceptions=True)
+        while links:  # one that breaks while it is cancelled waits for better times
+            _, links = await asyncio.wait(links, timeout=0.2)
+            for link in links:
+                link.cancel()
         await asyncio.sleep(0)  # for the transports to let go of their sockets
 
 
