@@ -23,18 +23,24 @@ REPEATS = 6
 """Tries to reach the server again while waiting, over some twelve seconds: it may restart."""
 
 
-def wait(url: str | None, id: str, timeout: float | None, *, as_json: bool) -> NoReturn:
-    """Follow the job to its end, show it and end the program with what became of it."""
+def wait(
+    url: str | None, id: str, timeout: float | None, *, as_json: bool, stream: bool = False
+) -> NoReturn:
+    """Follow the job to its end, show it and end the program with what became of it. With
+    `stream`, its text is shown as it comes; then the job itself only where it has none."""
     try:
         with connected(url, repeats=REPEATS) as client:
             job = client.job(id)
-            _follow(job, timeout)
+            if stream:
+                _listen(job, timeout, err=as_json)
+            else:
+                _follow(job, timeout)
     except KeyboardInterrupt:
         typer.echo(f"\n{_goes_on(id)}", err=True)
         raise typer.Exit(130) from None
     if as_json:
         write_json(job.data)
-    else:
+    elif not (stream and job.status == "succeeded" and job.data["result"]["text"]):
         write_job(job, client.url)
     if not job.final:
         leave(Code.TIMEOUT, _goes_on(id))
@@ -54,6 +60,22 @@ def _follow(job: Job, timeout: float | None) -> None:
             job.result(timeout)
         except (JobFailed, JobTimeout):
             return
+
+
+def _listen(job: Job, timeout: float | None, *, err: bool) -> None:
+    """The same with the text of the job."""
+    from agentflow.cli.telling import Teller
+    from agentflow.client import JobFailed, JobTimeout
+
+    teller = Teller(job, err=err)
+    teller.start()
+    try:
+        job.result(timeout)
+    except JobTimeout:
+        return
+    except JobFailed:
+        pass
+    teller.finish()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agentflow.cli.leaving import Code, connected, leave
-from agentflow.cli.options import AsJson, Limit, Url
+from agentflow.cli.options import AsJson, Limit, Stream, Url
 
 if TYPE_CHECKING:
     from agentflow.client import Event
@@ -74,13 +74,14 @@ def show(id: Id, url: Url = None, as_json: AsJson = False) -> None:
 def wait(
     id: Id,
     timeout: Annotated[float | None, typer.Option(min=0, help="At most so many seconds.")] = None,
+    stream: Stream = False,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Wait for a job's end; the exit code tells it."""
     from agentflow.cli.following import wait as follow
 
-    follow(url, id, timeout, as_json=as_json)
+    follow(url, id, timeout, as_json=as_json, stream=stream)
 
 
 @commands.command()

@@ -28,3 +28,6 @@ AppName = Annotated[
         help="The application's code, as module:attribute; by default AGENTFLOW_APP.",
     ),
 ]
+Stream = Annotated[
+    bool, typer.Option("--stream", "-s", help="Show the text of the job while it is written.")
+]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from agentflow.cli.leaving import Code, connected, leave
-from agentflow.cli.options import AsJson, Url
+from agentflow.cli.options import AsJson, Stream, Url
 
 
 def submit(
@@ -38,6 +38,7 @@ def submit(
     timeout: Annotated[
         float | None, typer.Option(min=0, help="Wait at most so many seconds.")
     ] = None,
+    stream: Stream = False,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -63,7 +64,7 @@ def submit(
         )
     if wait:
         typer.echo(f"Submitted {job.id}", err=True)
-        follow(url, job.id, timeout, as_json=as_json)
+        follow(url, job.id, timeout, as_json=as_json, stream=stream)
     elif as_json:
         write_json(job.data)
     else:

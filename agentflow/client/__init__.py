@@ -12,7 +12,7 @@ not what `agentflow.errors` holds under the same names.
 
 from __future__ import annotations
 
-from agentflow.client.answers import Bulk, Event, FeedEvent, FeedPage, Result
+from agentflow.client.answers import Bulk, Delta, Event, FeedEvent, FeedPage, Result
 from agentflow.client.async_client import AsyncClient
 from agentflow.client.client import Client
 from agentflow.client.errors import (
@@ -41,6 +41,7 @@ __all__ = [
     "Client",
     "ClientError",
     "Conflict",
+    "Delta",
     "Error",
     "Event",
     "FeedEvent",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Self, TypeVar
@@ -53,6 +53,35 @@ class Event:
     def ends(self) -> bool:
         """Whether this entry made the job final: what comes later is recorded and ignored."""
         return self.status in FINAL and self.disposition == "applied"
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of what a call says while it runs; `str()` gives its text. `offset` counts the
+    characters before it, of this channel and attempt; those of a higher attempt begin anew.
+    `missing` characters before it were lost; None: nobody knows how many, or whether."""
+
+    attempt: int
+    channel: str
+    offset: int
+    text: str = ""
+    missing: int | None = 0
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def end(self) -> int:
+        """The offset of what comes next."""
+        return self.offset + len(self.text) + (self.missing or 0)
+
+    def behind(self, heard: int) -> Delta | None:
+        """What of it lies behind the first `heard` characters; None if nothing does."""
+        if heard <= self.offset:
+            return self
+        if self.text and heard < self.end:
+            return replace(self, offset=heard, text=self.text[heard - self.offset :])
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from typing import Any, Self, TypeAlias
 
 from agentflow.client import routes
-from agentflow.client.answers import FINAL, Event, Result, known
+from agentflow.client.answers import FINAL, Delta, Event, Result, known
 from agentflow.client.errors import Error, JobFailed, JobTimeout
 from agentflow.client.transport import finish, walk
 from agentflow.client.wire import Wire
@@ -88,12 +88,32 @@ class JobView:
 
     async def _events(self, after: int) -> AsyncGenerator[Event, None]:
         cursor = str(after) if after >= 0 else None
-        async with aclosing(self._wire.live(routes.events(self.id), cursor)) as messages:
+        async with aclosing(
+            self._wire.live(routes.events(self.id, deltas=False), cursor)
+        ) as messages:
             async for message in messages:
                 event = Event.read(json.loads(message.data))
                 yield event
                 if event.ends:
                     return
+
+    async def _stream(self, channel: str | None) -> AsyncGenerator[Delta, None]:
+        """Where a break cut a message off from its id, what comes twice is given once."""
+        heard: dict[tuple[int, str], int] = {}
+        request = routes.events(self.id, deltas=True)
+        async with aclosing(self._wire.live(request)) as messages:
+            async for message in messages:
+                said = json.loads(message.data)
+                if message.event not in ("delta", "gap"):
+                    if Event.read(said).ends:
+                        return
+                    continue
+                delta = known(Delta, said)
+                place = (delta.attempt, delta.channel)
+                fresh = delta.behind(heard.get(place, 0))
+                heard[place] = max(heard.get(place, 0), delta.end)
+                if fresh is not None and channel in (None, fresh.channel):
+                    yield fresh
 
     async def _history(self) -> list[Event]:
         entries = self._wire.items(routes.history(self.id), cursor="after")
@@ -124,6 +144,15 @@ class Job(JobView):
         """
         return walk(self._events(after))
 
+    def stream(self, channel: str | None = "text") -> Iterator[Delta]:
+        """What its calls say while they run, on the channel `text`, `logs` or, with None, both;
+        from as far back as the server has it, until the job is final.
+
+        It is stored nowhere and may have gaps (`Delta.missing`); `result` is the truth. Of a job
+        that ended a while ago there is nothing. Raises `ServerUnreachable`.
+        """
+        return walk(self._stream(channel))
+
     def history(self) -> list[Event]:
         """The entries so far, also those that came after the end."""
         return finish(self._history())
@@ -152,6 +181,9 @@ class AsyncJob(JobView):
     def events(self, after: int = -1) -> AsyncGenerator[Event, None]:
         """Who leaves the loop early closes the stream at once with `contextlib.aclosing`."""
         return self._events(after)
+
+    def stream(self, channel: str | None = "text") -> AsyncGenerator[Delta, None]:
+        return self._stream(channel)
 
     async def history(self) -> list[Event]:
         return await self._history()

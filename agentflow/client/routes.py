@@ -121,8 +121,8 @@ def history(id: str) -> Request:
     return Request("GET", _place("/v1/jobs", id, "/events"))
 
 
-def events(id: str) -> Request:
-    return _live(_place("/v1/jobs", id, "/events"), {})
+def events(id: str, *, deltas: bool) -> Request:
+    return _live(_place("/v1/jobs", id, "/events"), {} if deltas else {"deltas": "false"})
 
 
 def cancel(id: str) -> Request:

@@ -99,6 +99,8 @@ class ModelRequest(_Shape):
     """A JSON Schema: the reply's `output` is what fits it."""
     max_output_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0)
+    stream: bool = False
+    """Show the text live while it is written, where the provider can. The reply is the same."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Parameters of this provider's own, handed on as they are."""
 

@@ -61,6 +61,8 @@ class Faults:
     """No answer for `hang_seconds` after the work is created, then a reset."""
     slow_body: Fault = field(default_factory=Fault)
     """The answer trickles in over `slow_seconds`."""
+    cut_body: Fault = field(default_factory=Fault)
+    """The connection closes in the middle of the answer after the work is created."""
     webhook_before_response: Fault = field(default_factory=Fault)
     """The answer to the create is held back until the work's last webhook was sent."""
     duplicate: Fault = field(default_factory=Fault)

@@ -44,6 +44,7 @@ __all__ = [
     "Outbox",
     "Simulator",
     "Stats",
+    "Streamed",
 ]
 
 HOST = "127.0.0.1"
@@ -85,8 +86,7 @@ class Slow(Response):
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.ensure_future(_gone(receive))
         body = bytes(self.response.body)
-        headers, status = self.response.raw_headers, self.response.status_code
-        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send(_start(self.response))
         size = len(body) // self.pieces + 1
         for start in range(0, len(body) or 1, size):
             await _over(self.pause, gone, self.closing)
@@ -94,6 +94,48 @@ class Slow(Response):
             piece = body[start : start + size]
             await send({"type": "http.response.body", "body": piece, "more_body": more})
         gone.cancel()
+
+
+class Streamed(Response):
+    """Sends these pieces over `seconds`, in chunks of HTTP."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, pieces: Sequence[bytes], seconds: float = 0.0) -> None:
+        super().__init__(b"".join(pieces))
+        del self.headers["content-length"]
+        self.pieces, self.pause = pieces, seconds / max(1, len(pieces))
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.ensure_future(_gone(receive))
+        await send(_start(self))
+        for piece in self.pieces:
+            await asyncio.wait([gone], timeout=self.pause)
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body"})
+        gone.cancel()
+
+
+class Cut(Response):
+    """Sends about half of another response and closes the connection."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__()
+        self.response = response
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = bytes(self.response.body)
+        await send(_start(self.response))
+        half = body[: len(body) // 2]
+        await send({"type": "http.response.body", "body": half, "more_body": True})
+        await asyncio.sleep(0.05)  # for it to be read before
+        scope["transport"].abort()
+        await _gone(receive)
+
+
+def _start(response: Response) -> dict[str, Any]:
+    status, headers = response.status_code, response.raw_headers
+    return {"type": "http.response.start", "status": status, "headers": headers}
 
 
 async def _gone(receive: Receive) -> None:
@@ -174,6 +216,8 @@ class Simulator:
             return Reset(self._closing)
         if hit("hang"):
             return Reset(self._closing, self.faults.hang_seconds)
+        if hit("cut_body"):
+            return Cut(response)
         if hit("slow_body"):
             return Slow(response, self._closing, self.faults.slow_seconds)
         return response

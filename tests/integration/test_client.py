@@ -313,6 +313,55 @@ def test_progress_known_before_is_told_too(server: Scripted, client: Client) -> 
 # -- following ---------------------------------------------------------------------------------
 
 
+def delta(offset: int, text: str, attempt: int = 1, channel: str = "text") -> str:
+    said = {"attempt": attempt, "channel": channel, "offset": offset, "text": text, "more": 1}
+    id = f"1:{attempt}.{offset + len(text)}.0"
+    return f"id: {id}\r\nevent: delta\r\ndata: {json.dumps(said)}\r\n\r\n"
+
+
+def gap(offset: int, missing: int | None) -> str:
+    said = {"attempt": 1, "channel": "text", "offset": offset, "missing": missing}
+    id = f"1:1.{offset + (missing or 0)}.0"
+    return f"id: {id}\r\nevent: gap\r\ndata: {json.dumps(said)}\r\n\r\n"
+
+
+def test_text_over_a_break_comes_whole_and_once(server: Scripted, client: Client) -> None:
+    server(
+        say(200, JOB),
+        stream(entry(0), delta(0, "abc"), entry(1), "id: 1:1.3.0\r\n\r\n", delta(3, "d")[:-9]),
+        hang_up,
+        stream(delta(3, "def"), entry(2)),  # the stream ends before the position is told
+        stream(delta(0, "abcdefg"), delta(7, "h"), entry(3, "succeeded")),
+    )
+    job = client.job("job_1")
+    assert "".join(str(piece) for piece in job.stream()) == "abcdefgh"
+    assert server.seen[1].line == "GET /v1/jobs/job_1/events"
+    resumed = [asked.headers["last-event-id"] for asked in server.seen[2:]]
+    assert resumed == ["1:1.3.0", "1:1.3.0", "2"]
+
+
+def test_what_is_missing_is_told_where_it_is_missing(server: Scripted, client: Client) -> None:
+    server(
+        say(200, JOB),
+        stream(delta(0, "a"), gap(1, 5), delta(6, "b"), gap(7, None), entry(1, "succeeded")),
+    )
+    found = [(d.offset, d.text, d.missing) for d in client.job("job_1").stream()]
+    assert found == [(0, "a", 0), (1, "", 5), (6, "b", 0), (7, "", None)]
+
+
+def test_a_stream_has_the_channels_that_are_wanted(server: Scripted, client: Client) -> None:
+    said = [delta(0, "a"), delta(0, "log", channel="logs"), delta(0, "b", attempt=2)]
+    for channel, texts in (("text", ["a", "b"]), ("logs", ["log"]), (None, ["a", "log", "b"])):
+        server(say(200, JOB), stream(*said, entry(1, "succeeded")))
+        assert [d.text for d in client.job("job_1").stream(channel)] == texts
+
+
+def test_who_follows_the_history_asks_for_no_text(server: Scripted, client: Client) -> None:
+    server(say(200, JOB), stream(entry(0, "succeeded")))
+    assert len(list(client.job("job_1").events())) == 1
+    assert server.seen[1].line == "GET /v1/jobs/job_1/events?deltas=false"
+
+
 def test_a_broken_stream_goes_on_where_it_broke(server: Scripted, client: Client) -> None:
     cut = entry(2)[:-40]
     server(

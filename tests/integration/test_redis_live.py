@@ -117,7 +117,9 @@ async def test_many_jobs_are_followed_by_one_connection(wire: Wire) -> None:
             wire.say(f"I am {job}", job)
         for job in jobs:
             assert await wire.hears(job, job) == f"I am {job}"
-        blocked = [c for c in await wire.redis.client_list() if c["cmd"] == "xread" and "b" in c["flags"]]
+        blocked = [
+            c for c in await wire.redis.client_list() if c["cmd"] == "xread" and "b" in c["flags"]
+        ]
         assert len(blocked) <= 1
     assert wire.inlet.window.size == 0, "who is gone takes it along"
     assert not wire.inlet._cursors

@@ -84,7 +84,8 @@ class Heard:
 async def listening(
     http: httpx.AsyncClient, job: str, heard: Heard | None = None, query: str = "", **headers: str
 ) -> AsyncIterator[AsyncIterator[Heard]]:
-    """Iterated, it gives what was heard so far after each message and each chunk. It goes on where `heard` was."""
+    """Iterated, it gives what was heard so far after each message and each chunk. It goes on where
+    `heard` was."""
     heard = heard or Heard()
     if heard.last_id is not None:
         headers["Last-Event-ID"] = heard.last_id

@@ -291,7 +291,7 @@ async def test_a_thread_that_outruns_the_loop_leaves_out_the_oldest(
     thread = asyncio.get_running_loop().run_in_executor(None, work)
     import time
 
-    time.sleep(0.2)  # noqa: ASYNC251 - the loop is busy
+    time.sleep(0.2)
     await thread
     await said.end()
     whole = taken.text()

@@ -9,6 +9,7 @@ import httpx2
 import openai
 import orjson
 import pytest
+from agentflow_openai.chats import Completion
 from agentflow_openai.chats import reply as chat_reply
 from agentflow_openai.failures import TABLE, failure, meaning, refusal
 from agentflow_openai.provider import parse
@@ -255,3 +256,12 @@ def test_other_errors_are_not_ours_to_judge() -> None:
     assert failure(KeyError("x")) is None
     assert meaning(RuntimeError()) is None
     assert refusal(302, "moved").kind == "provider_error"
+
+
+@given(st.lists(JSON))
+def test_no_chunk_of_a_stream_breaks_the_putting_together(chunks: list[Any]) -> None:
+    whole = Completion()
+    for said in chunks:
+        for chunk in (said if isinstance(said, dict) else {}, {"choices": [{"delta": said}]}):
+            assert isinstance(whole.add(chunk), str)
+    whole.json()

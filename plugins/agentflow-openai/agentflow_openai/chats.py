@@ -79,6 +79,56 @@ def _message(message: ModelMessage, images: Mapping[str, str]) -> dict[str, Any]
     return said
 
 
+class Completion:
+    """The completion that the chunks of a stream make, as the API gives it without one."""
+
+    def __init__(self) -> None:
+        self._text: dict[str, list[str]] = {}
+        self._calls: dict[Any, dict[str, str]] = {}
+        self._about: dict[str, Any] = {}
+        self._reason: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self._reason is not None
+
+    def add(self, chunk: Mapping[str, Any]) -> str:
+        """Take the next one; returns what it adds to the text."""
+        self._about |= {k: v for k in ("model", "usage") if (v := chunk.get(k)) is not None}
+        match chunk.get("choices"):
+            case [{"delta": {} as delta, **choice}, *_]:
+                pass
+            case _:
+                return ""
+        if isinstance(reason := choice.get("finish_reason"), str):
+            self._reason = reason
+        for name in ("content", "refusal"):
+            if isinstance(said := delta.get(name), str):
+                self._text.setdefault(name, []).append(said)
+        for each in delta.get("tool_calls") or ():
+            self._add_call(each)
+        return str(delta.get("content") or "")
+
+    def _add_call(self, said: Any) -> None:
+        """The first piece of a call has its id and name; the text of its arguments goes on."""
+        if not isinstance(said, Mapping):
+            return
+        call = self._calls.setdefault(said.get("index"), {"id": "", "name": "", "arguments": ""})
+        function = said.get("function")
+        pieces = {**(function if isinstance(function, Mapping) else {}), "id": said.get("id")}
+        for name in call:
+            if isinstance(piece := pieces.get(name), str):
+                call[name] = call[name] + piece if name == "arguments" else call[name] or piece
+
+    def json(self) -> dict[str, Any]:
+        message: dict[str, Any] = {name: "".join(said) for name, said in self._text.items()}
+        message["tool_calls"] = [
+            {"id": call.pop("id"), "type": "function", "function": call}
+            for call in (dict(each) for each in self._calls.values())
+        ]
+        return {**self._about, "choices": [{"message": message, "finish_reason": self._reason}]}
+
+
 def reply(completion: Mapping[str, Any], asked: ModelRequest) -> ModelReply:
     """The first choice. Raises `ContentRejected`, `ProviderError` where there is none."""
     match completion.get("choices"):

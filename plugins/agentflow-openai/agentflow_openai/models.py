@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agentflow import (
     Accepted,
@@ -43,10 +43,17 @@ class Respond(ModelRequest):
     )
     """Kept by OpenAI with the response; the job's id is added."""
 
+    @model_validator(mode="after")
+    def _heard(self) -> Respond:
+        if self.background and self.stream:
+            raise ValueError("stream is for the foreground: in the background nobody listens")
+        return self
+
 
 @provider.task("respond", kind="model", input=Respond, policy=POLICY)
 async def respond(call: Call, input: Respond) -> State | Accepted:
     """Ask a model through the Responses API, in the foreground or in the background."""
+    from agentflow_openai import streams
     from agentflow_openai.session import plain, session
 
     given = responses.arguments(input, await images_of(call, input))
@@ -54,7 +61,11 @@ async def respond(call: Call, input: Respond) -> State | Accepted:
     if input.background:
         given["background"] = True
     async with session(call) as client:
-        made = plain(await client.responses.create(**given, metadata={**input.metadata, **about}))
+        given["metadata"] = {**input.metadata, **about}
+        if input.stream:
+            made = await streams.response(call, await client.responses.create(**given, stream=True))
+        else:
+            made = plain(await client.responses.create(**given))
         id = identity(made)
         if id is None:
             raise OutcomeUnknown("OpenAI took the call and named no response.")
@@ -100,11 +111,18 @@ async def cancel(call: Call, external_id: str) -> State | None:
 @provider.task("chat", kind="model", policy=POLICY)
 async def chat(call: Call, input: ModelRequest) -> ModelReply:
     """Ask a model through Chat Completions, which other services speak too."""
+    from agentflow_openai import streams
     from agentflow_openai.session import plain, session
 
     given = chats.arguments(input, await images_of(call, input))
     async with session(call) as client:
-        return chats.reply(plain(await client.chat.completions.create(**given)), input)
+        create = client.chat.completions.create
+        if input.stream:
+            asked = {"stream_options": {"include_usage": True}, **given}
+            whole = await streams.completion(call, await create(**asked, stream=True))
+        else:
+            whole = plain(await create(**given))
+        return chats.reply(whole, input)
 
 
 chat.most(most_of_request)

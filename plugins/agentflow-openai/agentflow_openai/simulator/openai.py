@@ -14,9 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from agentflow.testing.simulator import RETRIES, Json, Simulator
+from agentflow.testing.simulator import RETRIES, Json, Simulator, Streamed
 from agentflow.types import new_id
-from agentflow_openai.simulator.work import Script, Work, last_words
+from agentflow_openai.simulator.chunks import TOKENS, chunked
+from agentflow_openai.simulator.work import Script, Work, last_words, sent_event
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
@@ -112,6 +113,8 @@ class OpenAISimulator(Simulator):
             key = f"{about.get('agentflow_job')}:{about.get('agentflow_attempt')}"
             self.stats.created[key] += 1
             self.works[work.id] = work
+            if asked.get("stream"):
+                return self._streamed(work)
             living = self.spawn(self._live(work))
             if not asked.get("background"):
                 await asyncio.wait([living])
@@ -121,6 +124,12 @@ class OpenAISimulator(Simulator):
             return Json(work.view())
 
         return await self.faulty(create, self.hit)
+
+    def _streamed(self, work: Work) -> Response:
+        if work.script.outcome != "never":
+            work.end("failed" if self.hit("fail") else None)
+        pieces = [{**event, "sequence_number": n} for n, event in enumerate(work.events())]
+        return Streamed([sent_event(each) for each in pieces], work.script.seconds)
 
     async def _live(self, work: Work) -> None:
         work.status = "in_progress"
@@ -173,18 +182,12 @@ class OpenAISimulator(Simulator):
         if text == "reject":
             detail = "It violates the policy."
             return self.problem(400, "invalid", detail, code="content_policy_violation")
-        usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
+        about = {"id": new_id("chatcmpl"), "created": int(time.time()), "model": asked["model"]}
+        if asked.get("stream"):
+            usage = (asked.get("stream_options") or {}).get("include_usage")
+            return chunked(about, message, reason, usage=bool(usage), fails=self.hit("fail"))
         choice = {"index": 0, "message": message, "finish_reason": reason}
-        return Json(
-            {
-                "id": new_id("chatcmpl"),
-                "object": "chat.completion",
-                "created": int(time.time()),
-                "model": asked["model"],
-                "choices": [choice],
-                "usage": usage,
-            }
-        )
+        return Json({**about, "object": "chat.completion", "choices": [choice], "usage": TOKENS})
 
     async def _embed(self, request: Request) -> Response:
         asked = orjson.loads(await request.body())

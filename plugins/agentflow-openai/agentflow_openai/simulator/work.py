@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -74,6 +75,20 @@ class Work:
             "usage": USAGE if done else None,
         }
 
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What a stream tells of it, word by word; it has ended, unless it never does."""
+        begun = {**self.view(), "status": "in_progress", "output": [], "usage": None}
+        yield {"type": "response.created", "response": begun}
+        ended = self.ended.is_set()
+        for item in self.view()["output"] if ended else self._output():
+            for part in item.get("content", ()):
+                for word in words(part["text"]):
+                    about = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+                    delta = {"type": "response.output_text.delta", "delta": word, "logprobs": []}
+                    yield {**delta, **about}
+        if ended:
+            yield {"type": f"response.{self.status}", "response": self.view()}
+
     def _output(self) -> list[dict[str, Any]]:
         if self.script.tool is not None:
             arguments = json.dumps({"query": last_words(self.asked.get("input"))})
@@ -92,6 +107,17 @@ USAGE = {
     "output_tokens_details": {"reasoning_tokens": 2},
     "total_tokens": 19,
 }
+
+
+def words(text: str) -> list[str]:
+    """The text in pieces, as a model writes it."""
+    return re.findall(r"\s*\S+|\s+", text)
+
+
+def sent_event(said: Mapping[str, Any]) -> bytes:
+    """A server-sent event, named by its type where it has one."""
+    name = f"event: {said['type']}\n" if "type" in said else ""
+    return f"{name}data: {json.dumps(said)}\n\n".encode()
 
 
 def last_words(messages: Any) -> str:
