@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -182,3 +185,27 @@ async def test_the_client_gives_the_text_as_it_comes(openai: World) -> None:
     pieces, result = await asyncio.to_thread(read)
     assert len(pieces) > 2
     assert "".join(pieces) == result.text == f"You said: {WORDS}"
+
+
+async def test_the_command_line_writes_the_text_as_it_comes(openai: World) -> None:
+    env = {**os.environ, "AGENTFLOW_URL": openai.url}
+    asked = json.dumps(asking(seconds=0.5))
+    program = [sys.executable, "-m", "agentflow", "submit", "openai.respond", asked, "--stream"]
+
+    async def ran(*more: str) -> tuple[int | None, str, str]:
+        child = await asyncio.create_subprocess_exec(
+            *program, *more, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        out, err = await child.communicate()
+        return child.returncode, out.decode(), err.decode()
+
+    code, out, err = await ran()
+    assert (code, out) == (0, f"You said: {WORDS}\n"), err
+    code, out, err = await ran("--json")
+    assert json.loads(out)["status"] == "succeeded"
+    assert f"You said: {WORDS}" in err
+    openai.sim.faults.update(cut_body=1)
+    code, out, err = await ran()
+    assert code == 1
+    assert out.startswith("You said: word0")
+    assert "outcome_unknown" in out
