@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 import orjson
+from pydantic import BaseModel, Field
 from sse_starlette import ServerSentEvent
 
 from agentflow.transport.live import CHANNELS, Said
@@ -16,6 +18,24 @@ MOST = 16_384
 """Characters of one event."""
 
 _CURSOR = re.compile(r"(\d{1,9})(?::(\d{1,9})((?:\.\d{1,12}){1,8}))?", re.ASCII)
+
+
+class Delta(BaseModel):
+    """A piece of what a call says while it runs. It was stored nowhere; the result is the truth."""
+
+    attempt: int
+    channel: Literal["text", "logs"]
+    offset: int = Field(description="Characters of this channel before it, in this attempt.")
+    text: str
+
+
+class Gap(BaseModel):
+    """Live text that is lost to this stream."""
+
+    attempt: int
+    channel: Literal["text", "logs"]
+    offset: int
+    missing: int | None = Field(description="Characters; null: nobody knows, maybe none.")
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from agentflow.store.intake import Stored
 from agentflow.types import JsonObject, new_id
 from agentflow.web import schemas
 from agentflow.web.context import Context, body, context, invalid, query, tenant
-from agentflow.web.deltas import Position
+from agentflow.web.deltas import Delta, Gap, Position
 from agentflow.web.live import server_stops, stream, wait_final
 from agentflow.web.responses import JsonResponse
 from agentflow.web.routes import Routes
@@ -165,7 +165,7 @@ async def retry(request: Request) -> Response:
     query=schemas.EntriesQuery,
     answers={200: schemas.Page[schemas.Entry], 204: None},
     also="text/event-stream",
-    events={"delta": schemas.Delta, "gap": schemas.Gap, "*": schemas.Entry},
+    events={"delta": Delta, "gap": Gap, "*": schemas.Entry},
     headers={
         "Accept": "`text/event-stream` keeps the answer open and live.",
         "Last-Event-ID": "Where a live stream goes on.",

@@ -173,24 +173,6 @@ class Entry(BaseModel):
     at: datetime
 
 
-class Delta(BaseModel):
-    """A piece of what a call says while it runs. It was stored nowhere; the result is the truth."""
-
-    attempt: int
-    channel: Literal["text", "logs"]
-    offset: int = Field(description="Characters of this channel before it, in this attempt.")
-    text: str
-
-
-class Gap(BaseModel):
-    """Live text that is lost to this stream."""
-
-    attempt: int
-    channel: Literal["text", "logs"]
-    offset: int
-    missing: int | None = Field(description="Characters; null: nobody knows, maybe none.")
-
-
 class Feed(BaseModel):
     """`next_cursor` goes on behind the last item, also where nothing is new."""
 

@@ -189,7 +189,7 @@ async def test_what_expired_is_counted_no_more(redis_url: str) -> None:
             wire.say("", JobId(f"job_{n}"), end=True)
         await wire.outlet.settle()
         await asyncio.sleep(0.1)
-        wire.say("x")
+        wire.say("x", JobId("a new one"))
         await wire.outlet.settle()
         assert wire.outlet.size < 1000
         assert len(wire.outlet._streams) == 1
