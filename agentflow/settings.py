@@ -167,8 +167,8 @@ class Settings(BaseSettings):
         return _url(value, {"redis", "rediss", "unix"}, "redis://:password@host:port/0")
 
     def database(self, role: str) -> str | None:
-        """The PostgreSQL URL of this role, or None for SQLite."""
-        own = self.writer_database_url if role == "writer" else None
+        """The PostgreSQL URL of this role, or None for SQLite. The writer's is also the owner's."""
+        own = self.writer_database_url if role in {"writer", "owner"} else None
         chosen = own or self.database_url
         return chosen.get_secret_value() if chosen else None
 

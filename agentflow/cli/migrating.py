@@ -27,7 +27,7 @@ async def migrated(
     Raises `SettingsError` if a server runs on the data directory, the database cannot be reached,
     or the login may not do this, and `UsageError` for roles where there are none.
     """
-    database = Database(settings, models or Models())
+    database = Database(settings, models or Models(), role="owner")
     if roles and not database.url:
         raise UsageError(
             "--roles is for PostgreSQL: set AGENTFLOW_DATABASE_URL. SQLite has no roles."

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from tortoise import Tortoise
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.connection import get_connection
 from tortoise.context import TortoiseContext, get_current_context
@@ -23,6 +22,7 @@ from tortoise.migrations.recorder import MigrationRecorder
 from agentflow.errors import SettingsError, UsageError
 from agentflow.settings import Settings
 from agentflow.store.sql import Sql
+from agentflow.store.tables import create_missing_tables
 from agentflow.store.transactions import hold_limit
 from agentflow.types import JsonObject
 
@@ -115,7 +115,8 @@ class Models:
 class Database:
     """SQLite in the data directory, or PostgreSQL where `AGENTFLOW_DATABASE_URL` says so.
 
-    `role` picks the login: `writer` also migrates, `web` and `reader` take what is there.
+    `role` picks the login: `writer` also migrates, `web` and `reader` take what is there. `owner`
+    is the writer's login for `agentflow migrate`, whose statements may take their time.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class Database:
         settings: Settings,
         models: Models,
         *,
-        role: Literal["writer", "web", "reader"] = "writer",
+        role: Literal["writer", "web", "reader", "owner"] = "writer",
     ) -> None:
         self.url = settings.database(role)
         self._context: TortoiseContext | None = None
@@ -213,7 +214,7 @@ class Database:
         before = await _applied()
         await executor.migrate(None)
         if len(managed) < len(self._config["apps"]):
-            await _create_missing_tables()
+            await create_missing_tables(connection)
         return [name for name in await _applied() if name not in before]
 
 
@@ -233,9 +234,10 @@ def postgres(url: str, settings: Settings, role: str) -> JsonObject:
     """The connection to PostgreSQL. Raises `SettingsError` for a URL's query that says nothing.
 
     A plan that was made when the tables were empty must not be kept for a million rows, so plans
-    are made for the values at hand. Locks and forgotten transactions are not waited for long.
+    are made for the values at hand. Locks and forgotten transactions are not waited for long; only
+    the owner, who migrates, may take as long as an index of millions of rows.
     """
-    parts = urlsplit(url)
+    parts, patient = urlsplit(url), role == "owner"
     idle = max(settings.transaction_limit, settings.handler_timeout + 3.0)
     return {
         "engine": "agentflow.store.postgres_asyncpg",
@@ -248,13 +250,13 @@ def postgres(url: str, settings: Settings, role: str) -> JsonObject:
             "minsize": 0,
             "maxsize": 10,
             "timeout": 10,
-            "command_timeout": 30,
+            "command_timeout": None if patient else 30,
             "hold_limit": settings.transaction_limit,
             "server_settings": {
                 "application_name": f"agentflow {role}",
                 "plan_cache_mode": "force_custom_plan",
                 "lock_timeout": "2s",
-                "statement_timeout": "15s",
+                "statement_timeout": "0" if patient else "15s",
                 "idle_in_transaction_session_timeout": f"{idle:g}s",
                 "tcp_keepalives_idle": "15",
             },
@@ -303,9 +305,3 @@ async def _applied() -> list[str]:
         'SELECT "app", "name" FROM "tortoise_migrations" ORDER BY "id"'
     )
     return [f"{row['app']}.{row['name']}" for row in rows]
-
-
-async def _create_missing_tables() -> None:
-    """For the application's models without migrations; ours are there already and stay."""
-    with contextlib.suppress(StopAsyncIteration):
-        await Tortoise.generate_schemas(safe=True)
