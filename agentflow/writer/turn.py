@@ -199,12 +199,9 @@ class Turn:
         self.batch.seen |= await known_envelopes(self.sql, [(e.job_id, e.id) for e in said])
 
     def _envelope(self, heard: Heard) -> Envelope | None:
-        if isinstance(heard.said, Claim) and self._is_paused(heard.said):
+        if isinstance(heard.said, Claim) and holds(self.paused, heard.said):
             return None
         return _envelope(heard, self.now)
-
-    def _is_paused(self, claim: Claim) -> bool:
-        return bool(self.paused & {claim.task, claim.task.partition(".")[0]})
 
     def _wanted(self, id: str) -> bool:
         return self.only is None or id == self.only
@@ -459,6 +456,11 @@ class Turn:
                 self.done.answers.append((heard, grant(self.batch, heard.said, self.tools)))
             else:
                 self.done.answers.append((heard, None))
+
+
+def holds(paused: set[str], claim: Claim) -> bool:
+    """Whether its task, or its provider, is among those that are paused."""
+    return bool(paused & {claim.task, claim.task.partition(".")[0]})
 
 
 def _envelope(heard: Heard, now: datetime) -> Envelope | None:

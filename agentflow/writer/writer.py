@@ -28,7 +28,7 @@ from agentflow.writer.loading import due_jobs, next_alarm, ring_again
 from agentflow.writer.owed import Owed
 from agentflow.writer.poison import give_up, keep_poison
 from agentflow.writer.tools import Tools
-from agentflow.writer.turn import MOST, Done, Turn
+from agentflow.writer.turn import MOST, Done, Turn, holds
 from agentflow.writer.watching import watch
 
 log = structlog.get_logger(__name__)
@@ -217,7 +217,7 @@ class Writer:
                 rings = self._broker_is_empty
                 if rings:  # every queued job is due for its ring
                     await ring_again(sql, now)
-                await self._read_pauses(sql)
+                await self._read_pauses(sql, heard)
                 turn = Turn(
                     self._tools,
                     tx,
@@ -246,9 +246,12 @@ class Writer:
         age = None if now < self._deaf_until else await self._conversation.heard_until()
         return AGES if age is None else age
 
-    async def _read_pauses(self, sql: Sql) -> None:
+    async def _read_pauses(self, sql: Sql, heard: Sequence[Heard]) -> None:
+        """Now and then, and before anybody is denied: another writer may have ended the pause and
+        rung for its jobs, which would not be rung for again soon."""
         now = time.monotonic()
-        if now - self._pauses_at >= PAUSES_EVERY:
+        denied = any(isinstance(h.said, Claim) and holds(self._paused, h.said) for h in heard)
+        if denied or now - self._pauses_at >= PAUSES_EVERY:
             self._budgets = await known_budgets(sql)
             self._paused, self._pauses_at = await paused(sql), now
 

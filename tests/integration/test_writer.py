@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -408,3 +409,14 @@ async def test_what_a_webhook_says_is_cleaned_like_what_a_worker_says(tmp_path: 
         fact = {"id": f"ext-{job.id}-1", "event": "succeeded", "fields": said}
         await deliver(app, orjson.dumps([fact]), id="nul")
         assert (await job.status())["result"]["output"] == {"t": "a\ufffdb"}
+
+
+async def test_a_pause_that_another_writer_has_ended_denies_nobody(tmp_path: Path) -> None:
+    """That writer has rung for the job; after a denial nobody would ring soon again."""
+    async with running(tmp_path, Fake()) as app:
+        await app.runtime.serving.stop(0)
+        job = await app.submit("fake.work", {})
+        writer = app.runtime.writer
+        writer._paused, writer._pauses_at = {"fake"}, time.monotonic() + 60  # as it knew it last
+        claim = Claim(job.id, 1, "mine", "w1", "fake.work")
+        assert isinstance(await app.runtime.conversation.claim(claim), Granted)
