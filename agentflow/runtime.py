@@ -141,6 +141,9 @@ class Runtime:
 
         queues = sorted(self.catalogue.providers)
         if self.roles == {"worker"} and self.settings.queues:
+            strangers = self.settings.queues.difference(queues)
+            if strangers:
+                log.warning("No plugin serves these queues", queues=sorted(strangers))
             queues = [q for q in queues if q in self.settings.queues]
         return RedisTransport(url, self.name, queues, self.bus, self._free, self.limits)
 

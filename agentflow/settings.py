@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
 from agentflow.errors import SettingsError
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def names(value: Any) -> Any:
+    """Those in `a,b`, with spaces or commas, or in a JSON list. Raises `ValueError`."""
+    if not isinstance(value, str):
+        return value
+    if not value.lstrip().startswith("["):
+        return value.replace(",", " ").split()
+    try:
+        return [str(name) for name in json.loads(value)]
+    except ValueError:
+        raise ValueError('it is like a,b or like ["a", "b"]') from None
+
+
+Names: TypeAlias = Annotated[frozenset[str], NoDecode, BeforeValidator(names)]
 
 
 class Settings(BaseSettings):
@@ -38,7 +55,7 @@ class Settings(BaseSettings):
         description="`redis://:password@host/0`, `rediss://` with TLS. Unset: everything in one "
         "process.",
     )
-    queues: frozenset[str] = Field(
+    queues: Names = Field(
         frozenset(), description="The providers this worker serves; empty: all that are installed."
     )
     artifacts_dir: Path | None = Field(
@@ -101,10 +118,10 @@ class Settings(BaseSettings):
     callback_secret: SecretStr | None = Field(
         None, description="Signs callbacks: `whsec_…`; several with spaces between sign together."
     )
-    callback_allow: frozenset[str] = Field(
+    callback_allow: Names = Field(
         frozenset(), description="What callbacks may reach although it is private."
     )
-    allow_downloads: frozenset[str] = Field(
+    allow_downloads: Names = Field(
         frozenset(),
         description="`host:port` pairs files may be copied from although they are private.",
     )
@@ -226,6 +243,8 @@ def load_settings(**overrides: object) -> Settings:
             for e in error.errors(include_input=False)
         )
         raise SettingsError(f"These settings are wrong. {wrong}") from None
+    except UnreadableSetting as error:  # which names the field, and not what is in it
+        raise SettingsError(f"A setting cannot be read: {error}") from None
     _check_roles(settings)
     if settings.metrics_host not in LOOPBACK and settings.metrics_token is None:
         raise SettingsError(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agentflow.cli.finding import Finding
+from agentflow.cli.finding import Finding, State
 from agentflow.cli.leaving import Code
 from agentflow.cli.options import AppName, AsJson, Data, Url
 
@@ -58,8 +58,11 @@ def _findings(
     if offline:
         return
     yield from _backends(settings)
-    yield _server(url or settings.url)
-    yield _public(settings.public_url)
+    if settings.mode in ("worker", "writer") and url is None:
+        return  # which serve nobody
+    served, server = _server(url or settings.url, alone=settings.redis_url is None)
+    yield server
+    yield _public(settings.public_url, served=served)
 
 
 def _python() -> Finding:
@@ -90,21 +93,24 @@ def _plugins(settings: Any) -> Iterator[Finding]:
 
 
 def _keys(ready: Any, public_url: str | None) -> Iterator[Finding]:
-    """Which secrets are there; a missing webhook secret matters where webhooks are expected."""
+    """Which secrets are there. A missing webhook secret is a fault where webhooks are expected,
+    and the provider is used: some secret of it is there."""
     from pydantic import SecretStr
 
     settings, name = ready.settings, ready.provider.name
     prefix = settings.model_config.get("env_prefix", "") if settings is not None else ""
+    used = False
     for field in type(settings).model_fields if settings is not None else ():
         value = getattr(settings, field)
         if not isinstance(value, SecretStr):
             continue
         there = bool(value.get_secret_value())
+        used |= there
         said = f"{prefix}{field}".upper() + (" is set" if there else " is not set")
         yield Finding(f"{name} key", "ok" if there else "warn", said)
     if ready.webhook_problem:
         said = f"refused: {ready.webhook_problem}"
-        yield Finding(f"{name} webhooks", "fail" if public_url else "warn", said)
+        yield Finding(f"{name} webhooks", "fail" if public_url and used else "warn", said)
 
 
 def _application(name: str) -> Finding:
@@ -151,23 +157,28 @@ def _directory(settings: Any) -> Finding:
     return Finding("data", "ok", f"{place}, writable and free")
 
 
-def _server(url: str) -> Finding:
+def _server(url: str, *, alone: bool) -> tuple[bool, Finding]:
+    """Whether there is one, and how it is. `alone`: it is all of agentflow in one process."""
     from agentflow.client import Client, ClientError
 
     try:
         with Client(url, repeats=0, timeout=5.0) as client:
             health = client.health()
     except ClientError as error:
-        return Finding("server", "warn", f"{error}; start one with: agentflow dev")
+        start = "dev" if alone else "serve"
+        said = f"{error}; start one with: agentflow {start}"
+        return False, Finding("server", "warn", said)
     if health["status"] != "ok":
-        return Finding("server", "fail", f"{url} is not ready: {', '.join(health['missing'])}")
+        said = f"{url} is not ready: {', '.join(health['missing'])}"
+        return True, Finding("server", "fail", said)
     late = health["oldest_due_seconds"]
     if late is not None and late > 60:
-        return Finding("server", "warn", f"{url} is {late:.0f} s behind with its work")
-    return Finding("server", "ok", f"{url} is ready")
+        return True, Finding("server", "warn", f"{url} is {late:.0f} s behind with its work")
+    return True, Finding("server", "ok", f"{url} is ready")
 
 
-def _public(url: str | None) -> Finding:
+def _public(url: str | None, *, served: bool) -> Finding:
+    """`served`: there is a server to be reached."""
     import httpx
 
     if url is None:
@@ -176,7 +187,8 @@ def _public(url: str | None) -> Finding:
         answer = httpx.get(f"{url}/healthz", timeout=10.0)
         good = answer.status_code == 200 and answer.json() == {"status": "ok"}
     except (httpx.HTTPError, ValueError) as error:
-        return Finding("public URL", "fail", f"{url} is not reachable: {error}")
+        state: State = "fail" if served else "warn"
+        return Finding("public URL", state, f"{url} is not reachable: {error}")
     if not good:
         return Finding("public URL", "fail", f"{url}/healthz answers {answer.status_code}")
     return Finding("public URL", "ok", f"{url} is reachable from here")

@@ -48,19 +48,12 @@ def worker(
 ) -> None:
     """Make the providers' calls. Needs Redis and no database."""
     changes = {"CONCURRENCY": concurrency, "APP": app, "DATA_DIR": data}
-    names = None if queues is None else _json(queues)
-    _go("worker", {**changes, "QUEUES": names})
+    _go("worker", {**changes, "QUEUES": queues})
 
 
 def writer(app: AppName = None, data: Data = None) -> None:
     """Apply what workers and webhooks say, keep the alarms, run the handlers."""
     _go("writer", {"APP": app, "DATA_DIR": data})
-
-
-def _json(names: str) -> str:
-    import json
-
-    return json.dumps([name.strip() for name in names.split(",") if name.strip()])
 
 
 def _go(role: str, changes: Mapping[str, object]) -> None:

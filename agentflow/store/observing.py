@@ -45,4 +45,4 @@ async def trouble(database: Database) -> list[str]:
         await Reader().rows("SELECT 1")
         return [f"migration {name} is not applied" for name in await database.missing()]
     except Exception as error:  # whatever the database raises, it is not there
-        return [f"database: {type(error).__name__}"]
+        return [f"the database cannot be reached ({type(error).__name__})"]

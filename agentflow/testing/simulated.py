@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from agentflow.errors import SettingsError
+from agentflow.settings import names
 from agentflow.testing.simulator import Simulator
 from agentflow.webhooks.signatures import new_secret
 
@@ -53,5 +54,5 @@ def environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 def _allowed(url: str) -> str:
     """The addresses files may be copied from, and this one."""
-    allowed = orjson.loads(os.environ.get("AGENTFLOW_ALLOW_DOWNLOADS") or "[]")
+    allowed = names(os.environ.get("AGENTFLOW_ALLOW_DOWNLOADS", ""))
     return orjson.dumps([*allowed, urlsplit(url).netloc]).decode()

@@ -237,7 +237,7 @@ async def _trouble(request: Request, error: Exception) -> list[str]:
     """What the database lacks: an answer, or a migration."""
     measured = gauges(request)
     found = await measured.trouble() if measured else []
-    return found or [f"database: {type(error).__name__}"]
+    return found or [f"the database cannot be reached ({type(error).__name__})"]
 
 
 def _health(missing: list[str], oldest: float | None, problems: dict[str, str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.cli import Dev, agentflow, dev
+from support.servers import free_port
 
 ORDER = '{"model": "acme/painter", "input": {"prompt": "a fox", "simulate": {"seconds": 0.2}}}'
 
@@ -156,6 +157,30 @@ def test_doctor_fails_where_something_cannot_work(tmp_path) -> None:
     wrong = agentflow("doctor", "--offline", env={"AGENTFLOW_PORT": "many"})
     assert wrong.code == 1
     assert "AGENTFLOW_PORT" in wrong.out
+
+
+def test_doctor_finds_nothing_wrong_before_the_first_start(tmp_path) -> None:
+    """Neither with a server that is still to be started, nor with a plugin nobody uses."""
+    env = {
+        "AGENTFLOW_PUBLIC_URL": f"http://127.0.0.1:{free_port()}",
+        "AGENTFLOW_PORT": str(free_port()),
+        "AGENTFLOW_DATA_DIR": str(tmp_path),
+    }
+    ran = agentflow("doctor", "--json", env=env)
+    found = {each["check"]: each["state"] for each in ran.json["items"]}
+    assert (ran.code, found["public URL"], found["server"]) == (0, "warn", "warn")
+    assert found["replicate webhooks"] == "warn"
+    used = agentflow("doctor", "--json", env={**env, "REPLICATE_API_TOKEN": "r8_token"})
+    found = {each["check"]: each["state"] for each in used.json["items"]}
+    assert (used.code, found["replicate webhooks"]) == (1, "fail")
+
+
+def test_doctor_misses_a_public_url_that_leads_nowhere(server: Dev, tmp_path) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    data = str(tmp_path / "data")
+    ran = server("doctor", "--data", data, "--json", AGENTFLOW_PUBLIC_URL=nowhere)
+    found = {each["check"]: each["state"] for each in ran.json["items"]}
+    assert (ran.code, found["server"], found["public URL"]) == (1, "ok", "fail")
 
 
 def test_plugins_are_listed_without_a_server() -> None:

@@ -46,7 +46,7 @@ def command_lines() -> Iterator[str]:
 def test_each_command_is_understood(line: str) -> None:
     """Its words are a command's, and what follows are options and arguments of it."""
     command: Any = typer.main.get_command(program)
-    words = shlex.split(line)[1:]
+    words = shlex.split(re.sub(r"\$\{\w+:-(\w+)\}", r"\1", line))[1:]
     name = "agentflow"
     while words and getattr(command, "commands", {}).get(words[0]) is not None:
         name, command = words[0], command.commands[words.pop(0)]
@@ -103,7 +103,7 @@ def test_the_procfile_has_each_role_once() -> None:
     lines = (ROOT / "Procfile").read_text().splitlines()
     assert [line.split(":")[0] for line in lines] == ["web", "worker", "writer"]
     assert ENTRY.findall("\n".join(lines)) == [
-        "agentflow serve", "agentflow worker", "agentflow writer",
+        "agentflow serve --port ${PORT:-8700}", "agentflow worker", "agentflow writer",
     ]  # fmt: skip
 
 

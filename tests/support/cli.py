@@ -17,6 +17,9 @@ from typing import Any
 
 PROGRAM = Path(sys.executable).parent / "agentflow"
 
+PATIENCE = 60.0
+"""Seconds for what takes one or two where nobody else has work for the processors."""
+
 
 def clean(**more: str) -> dict[str, str]:
     """This environment without settings of agentflow and its plugins, and with `more`."""
@@ -46,7 +49,7 @@ def agentflow(
         [PROGRAM, *args],
         capture_output=True,
         text=True,
-        timeout=35,
+        timeout=PATIENCE,
         env=clean(**(env or {})),
         input=input,
         cwd=cwd,
@@ -62,7 +65,7 @@ class Dev:
         self.url = self._ready()
 
     def _ready(self) -> str:
-        until = time.monotonic() + 20
+        until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
             found = re.search(r"^agentflow \S+  (http://\S+)", self.log, re.M)
             if found:
@@ -76,9 +79,9 @@ class Dev:
     def log(self) -> str:
         return self._log.read_text()
 
-    def __call__(self, *args: str, input: str | None = None) -> Ran:
+    def __call__(self, *args: str, input: str | None = None, **env: str) -> Ran:
         """Run a command against it."""
-        return agentflow(*args, env={"AGENTFLOW_URL": self.url}, input=input)
+        return agentflow(*args, env={"AGENTFLOW_URL": self.url, **env}, input=input)
 
     def submit(self, *args: str, **simulate: Any) -> Ran:
         order = {"model": "acme/painter", "input": {"prompt": "a fox", "simulate": simulate}}
@@ -86,7 +89,7 @@ class Dev:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(timeout=20)
+        return self.process.wait(timeout=PATIENCE)
 
 
 @contextmanager

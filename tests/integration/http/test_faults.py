@@ -88,7 +88,9 @@ async def test_without_the_store_nobody_is_told_yes(
                 assert (await post()).status_code == 503
                 ready = await api.http.get("/readyz")
                 assert ready.status_code == 503
-                assert ready.json()["missing"] == ["database: StoreUnavailable"]
+                assert ready.json()["missing"] == [
+                    "the database cannot be reached (StoreUnavailable)"
+                ]
                 assert (await api.http.get("/healthz")).status_code == 200
                 api.app.runtime.bus.told([job["id"]])
                 async with asyncio.timeout(2):
