@@ -25,7 +25,7 @@ def loaded_by(code: str) -> set[str]:
     """The top-level modules, and ours in full, that a fresh interpreter has after `code`."""
     told = f"{code}\nimport sys, json; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run(
-        [sys.executable, "-c", told], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", told], capture_output=True, text=True, timeout=100, check=True
     )
     names = json.loads(done.stdout)
     return {n if n.startswith("agentflow") else n.partition(".")[0] for n in names}

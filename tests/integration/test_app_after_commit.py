@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from support.fakes import Fake, rows, running, tell, until
+from support.patience import PATIENCE
 
 from agentflow import AgentFlow, JobSpec, Progressed, Result, Succeeded, testing
 from agentflow.store.sqlite import current_transaction
@@ -29,7 +30,7 @@ async def deliver(app: AgentFlow, t: AppUnderTest, output: Any = None) -> Any:
 
 async def finished(app: AgentFlow, count: int = 1) -> None:
     """Wait until so many runs are done."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while len([r for r in await runs() if r["status"] == "done"]) < count:
             await asyncio.sleep(0.005)
 
@@ -190,7 +191,7 @@ async def test_a_hanging_one_holds_up_neither_others_nor_the_writer(
         turns = app.runtime.writer.turns
         await asyncio.sleep(0.2)
         assert app.runtime.writer.turns - turns < 5, "the writer rests meanwhile"
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while len(hung := [r for r in await runs() if r["error"]]) < 2:
                 await asyncio.sleep(0.01)
         assert hung[0]["status"] == "pending"
@@ -241,7 +242,7 @@ async def test_what_is_owed_survives_a_restart(tmp_path: Path) -> None:
         job = await app.submit("fake.work", {})
         await until(app, job.id, "waiting")
         await tell(app, job.id, Succeeded(Result(output="owed"), attempt=1))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while not began:
                 await asyncio.sleep(0.005)
     assert (began, told) == (["owed"], [])
@@ -267,7 +268,7 @@ async def test_one_whose_code_is_gone_is_kept_and_says_so(tmp_path: Path) -> Non
         job = await app.submit("fake.work", {})
         await until(app, job.id, "waiting")
         await tell(app, job.id, Succeeded(attempt=1))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while not (await runs())[0]["error"]:
                 await asyncio.sleep(0.005)
     fake = Fake()
@@ -275,7 +276,7 @@ async def test_one_whose_code_is_gone_is_kept_and_says_so(tmp_path: Path) -> Non
     async with running(tmp_path, fake, app=other, synchronous="NORMAL"):
         other.runtime.clock.advance(60)
         other.runtime.writer.owed.bell.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while (await runs())[0]["tries"] < 2:
                 await asyncio.sleep(0.005)
         (run,) = await runs()

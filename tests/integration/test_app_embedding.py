@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 from support.fakes import Fake, deliver, rows, running, tell, until
+from support.patience import PATIENCE
 from support.serving import free_port, http_server
 from support.shop.ledger import Entry
 from support.shop.models import Note
@@ -334,7 +335,7 @@ async def test_jobs_of_a_plugin_that_is_gone_stop_nobody(tmp_path: Path) -> None
         orphan = await app.submit("fake.work", {})
         job = await app.submit("crm.work")
     async with running(tmp_path, fake, app=other, synchronous="NORMAL"):
-        assert (await other.job(job.id).result(timeout=2)).output == 1
+        assert (await other.job(job.id).result(timeout=PATIENCE)).output == 1
         assert (await other.job(orphan.id).status())["status"] == "queued"
         await deliver(other, orjson.dumps([{"id": "x", "event": "succeeded"}]), id="d1")
         assert other.runtime.missing() == []

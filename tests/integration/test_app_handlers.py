@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from support.fakes import Fake, rows, running, tell, until
+from support.patience import PATIENCE
 from support.shop.models import Note
 from tortoise.exceptions import OperationalError
 
@@ -298,7 +299,7 @@ async def test_a_slow_handler_is_parked_with_the_place_where_it_hung(tmp_path: P
         slow, good = await crowd.start(2)
         began = time.monotonic()
         await crowd.succeed({slow: "slow", good: "good"})
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < PATIENCE
         assert await texts() == [good]
         (run,) = await runs()
         assert (run["status"], run["job_id"]) == ("parked", slow)
@@ -331,9 +332,8 @@ async def test_many_hanging_handlers_hold_up_neither_submits_nor_other_jobs_for_
         telling = asyncio.create_task(crowd.succeed(dict.fromkeys(hanging, "hang")))
         failing = asyncio.create_task(tell(app, late, Failed(ProviderError("no"), attempt=1)))
         await asyncio.sleep(0.05)
-        began = time.monotonic()
         stranger = await app.submit("fake.work", {})
-        assert time.monotonic() - began < 1.2, "twelve hanging handlers would take 2.4 seconds"
+        assert not telling.done(), "twelve hanging handlers would have taken 2.4 seconds"
         await failing
         assert await texts() == [late]
         assert not telling.done(), "a job with another handler does not stand in line"
@@ -575,7 +575,7 @@ async def ask(app: AgentFlow, command: dict[str, Any]) -> str:
     transport = httpx.ASGITransport(app.asgi)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         answer = await http.post(f"/v1/handler-runs/{command['run']}/retry")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while (status := await status_of(answer.json()["id"])) == "received":
                 await asyncio.sleep(0.01)
         return status

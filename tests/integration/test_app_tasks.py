@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, SecretStr
 from support.fakes import Fake, rows, running, until
+from support.patience import PATIENCE
 
 from agentflow import (
     AgentFlow,
@@ -49,12 +49,12 @@ class Office:
         """Submit, and return how it failed."""
         job = await self.app.submit("crm.do", what, **options)
         with pytest.raises(JobFailed) as failed:
-            await job.result(timeout=5)
+            await job.result(timeout=PATIENCE)
         return failed.value
 
     async def output(self, what: str, **options: Any) -> Any:
         job = await self.app.submit("crm.do", what, **options)
-        return (await job.result(timeout=5)).output
+        return (await job.result(timeout=PATIENCE)).output
 
 
 class Shown(BaseModel):
@@ -64,6 +64,9 @@ class Shown(BaseModel):
 
 CYCLE: list[Any] = []
 CYCLE.append(CYCLE)
+
+GATE = threading.Event()
+"""Lets `crm.block` go."""
 
 RETURNS: dict[str, Any] = {
     "nothing": None,
@@ -106,8 +109,8 @@ async def office(tmp_path: Path) -> AsyncIterator[Office]:
         return RETURNS.get(input)
 
     @app.task("crm.block")
-    def block(call: Call, input: float) -> str:
-        time.sleep(input)
+    def block(call: Call, input: Any) -> str:
+        GATE.wait(PATIENCE)
         return threading.current_thread().name
 
     @app.task("crm.lookup", input=Lookup)
@@ -205,18 +208,19 @@ async def test_a_running_task_is_really_stopped_by_a_cancel(tmp_path: Path) -> N
             await asyncio.sleep(0.005)
         await job.cancel()
         with pytest.raises(JobFailed) as ended:
-            await job.result(timeout=2)
+            await job.result(timeout=PATIENCE)
         assert (ended.value.status, ended.value.error) == ("canceled", None)
         assert str(ended.value) == f"Job {job.id} is canceled"
         assert log == ["started", "stopped"]
 
 
 async def test_a_plain_function_runs_in_a_thread_and_blocks_nobody(office: Office) -> None:
-    slow = await office.app.submit("crm.block", 0.5)
+    GATE.clear()
+    slow = await office.app.submit("crm.block")
     await until(office.app, slow.id, "running")
-    began = time.monotonic()
     assert await office.output("plain") == RETURNS["plain"]
-    assert time.monotonic() - began < 0.4
+    assert (await slow.status())["status"] == "running"
+    GATE.set()
     assert (await slow).output != threading.main_thread().name
 
 
@@ -309,5 +313,5 @@ async def test_a_job_is_awaited_across_a_restart(tmp_path: Path) -> None:
         fake.news = Succeeded(Result(output=1))
         app.runtime.clock.advance(61)
         app.runtime.writer.ring()
-        assert (await app.job(job.id).result(timeout=5)).output == 1
+        assert (await app.job(job.id).result(timeout=PATIENCE)).output == 1
         assert len(await rows("SELECT id FROM agentflow_jobs")) == 1

@@ -11,6 +11,7 @@ import orjson
 import pytest
 from fastapi import FastAPI
 from support.fakes import Fake, deliver, rows, running, tell, until
+from support.patience import PATIENCE
 from support.shop.models import Note
 
 from agentflow import AgentFlow, Delivery, Fact, JobSpec, Provider, Result, Succeeded, testing
@@ -230,7 +231,7 @@ async def test_an_adopted_call_ends_by_its_webhook(tmp_path: Path) -> None:
         )
         fact = {"id": "abc", "event": "succeeded", "fields": {"result": {"output": 1}}}
         await deliver(app, orjson.dumps([fact]), id="d1")
-        assert (await job.result(timeout=1)).output == 1
+        assert (await job.result(timeout=PATIENCE)).output == 1
         assert await texts() == ["shot:7 1"]
         assert fake.calls == {}, "the call was made elsewhere"
 
@@ -255,7 +256,7 @@ async def test_a_webhook_that_came_before_the_adoption_is_found_again(tmp_path: 
             job = await app.adopt(
                 "fake.work", external_id="abc", entity=f"note:{note.id}", using_db=tx
             )
-        assert (await job.result(timeout=2)).output == 1
+        assert (await job.result(timeout=PATIENCE)).output == 1
         assert [row["status"] for row in await inbox()] == ["applied"]
         assert told == ["d1"]
 
@@ -290,7 +291,7 @@ async def test_a_parked_webhook_waits_with_its_job_for_the_handlers(tmp_path: Pa
             ]
         await tell(app, first.id, Succeeded(attempt=1))
         for n, job in enumerate(adopted):
-            assert (await job.result(timeout=2)).output == n
+            assert (await job.result(timeout=PATIENCE)).output == n
         assert sorted(calls) == sorted([first.id, *(job.id for job in adopted)])
         await app.runtime.writer.settled()
         assert [row["status"] for row in await inbox()] == ["applied"] * 2
@@ -328,7 +329,7 @@ async def test_an_adopted_call_is_asked_after_without_webhooks(tmp_path: Path) -
     app = shop(providers=[fake.provider])
     async with running(tmp_path, fake, app=app, synchronous="NORMAL"):
         job = await app.adopt("fake.work", external_id="abc")
-        assert (await job.result(timeout=2)).output == "asked"
+        assert (await job.result(timeout=PATIENCE)).output == "asked"
         assert fake.fetched == ["abc"]
 
 

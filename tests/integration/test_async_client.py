@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from support.patience import PATIENCE
 from support.scripted import DONE, JOB, Scripted, entry, hang_up, problem, say, scripted, stream
 from support.serving import replicate_world
 from support.web import World, world
@@ -278,7 +279,7 @@ async def test_a_job_is_submitted_followed_and_read(api: World) -> None:
         assert again.id != job.id
         events = [event async for event in job.events()]
         assert [events[0].event, events[-1].status] == ["submitted", "succeeded"]
-        assert (await job.result(timeout=10)).output == {"x": 1}
+        assert (await job.result(timeout=PATIENCE)).output == {"x": 1}
         assert [event.seq for event in await job.history()] == [event.seq for event in events]
         assert {j.id async for j in client.jobs(tag="mine", page=1)} == {job.id, again.id}
         second = await job.retry()
@@ -310,7 +311,7 @@ async def test_a_job_is_canceled_and_refused_as_the_server_says(api: World) -> N
         job = await client.submit("acme.draw", {"name": api.name()}, delay=60)
         await job.cancel()
         with pytest.raises(JobFailed, match="canceled"):
-            await job.result(timeout=10)
+            await job.result(timeout=PATIENCE)
         with pytest.raises(InvalidRequest) as caught:
             await client.submit("acme.draw", {"name": ""})
         assert caught.value.errors[0]["loc"] == "input.name"

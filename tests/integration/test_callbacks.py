@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from support.fakes import Fake, rows, running, until
+from support.patience import PATIENCE
 from support.serving import free_port, http_server
 
 from agentflow import AgentFlow, InvalidInput, Policy, Result
@@ -74,7 +75,7 @@ async def world(data: Path) -> AsyncIterator[AgentFlow]:
 
 async def callback_of(app: AgentFlow, job: str, status: str = "succeeded") -> dict[str, Any]:
     """The callback's own job, ended so."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not (found := await about(job)):
             await asyncio.sleep(0.01)
     return await until(app, found[0]["id"], status)

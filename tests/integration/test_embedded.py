@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.fakes import Fake, reasons, rows, running, until
+from support.patience import PATIENCE
 from support.shop.models import Note
 from tortoise.connection import get_connection
 
@@ -37,7 +38,7 @@ async def test_an_attempt_of_a_dead_process_is_unknown_and_found_not_repeated(
     again.found = "ext-found"
     async with running(tmp_path, again) as app:
         view = await until(app, job.id, "waiting")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while view["external_id"] is None:
                 view = await app.job(job.id).status()
         assert view["external_id"] == "ext-found"

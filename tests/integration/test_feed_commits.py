@@ -14,6 +14,7 @@ import asyncpg
 import orjson
 import pytest
 import pytest_asyncio
+from support.patience import PATIENCE
 
 from agentflow import Settings
 from agentflow.store import feed
@@ -187,7 +188,7 @@ async def test_a_live_feed_looks_again_for_what_is_held(
         await asyncio.sleep(0.1)
         assert not coming.done()
         await older.end()  # by another process: nobody rings
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             assert [await coming, await _job(events)] == ["a", "b"]
 
 

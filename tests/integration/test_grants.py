@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 from support.cli import PROGRAM, agentflow, clean
 from support.fakes import Fake
+from support.patience import PATIENCE
 from support.servers import Postgres
 from support.shop.models import Note
 from tortoise.connection import get_connection
@@ -368,7 +369,7 @@ class Role:
     def __exit__(self, *raised: object) -> None:
         self._process.terminate()
         try:
-            assert self._process.wait(20) == 0, self._log.read_text()
+            assert self._process.wait(3 * PATIENCE) == 0, self._log.read_text()
         finally:
             self._process.kill()
 
@@ -399,11 +400,11 @@ async def test_a_job_goes_all_the_way_with_a_login_for_each_role(
             other.ready(said)
         client = stack.enter_context(Client(url, made.json["key"]))
         job = client.submit("shop.draw", {"name": "a fox"})
-        assert (await asyncio.to_thread(job.result, 30)).output == "a fox is drawn"
+        assert (await asyncio.to_thread(job.result, 3 * PATIENCE)).output == "a fox is drawn"
         canceled = client.submit("shop.draw", {"name": "a hen"}, delay=60)
         canceled.cancel()
         with pytest.raises(JobFailed):
-            await asyncio.to_thread(canceled.result, 30)
+            await asyncio.to_thread(canceled.result, 3 * PATIENCE)
     name = granted("postgres").rpartition("/")[2]
     assert postgres.sql("SELECT text, job FROM note", name) == f"a fox is drawn|{job.id}"
     assert postgres.sql("SELECT status FROM agentflow_jobs ORDER BY id", name).split() == [

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 from support.fakes import Fake, rows, running, until
 from support.keyed import bearer, new
+from support.patience import PATIENCE
 from support.web import World, serving, url_of, world
 
 from agentflow import AgentFlow, Settings, SettingsError, logs
@@ -245,7 +246,7 @@ async def test_a_worker_says_that_redis_is_missing_and_asks_no_database(tmp_path
                 ["Redis cannot be reached"],
             )
             assert ready.json()["oldest_due_seconds"] is None
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while True:
                     found = parsed((await http.get("/metrics")).text)
                     if number(found, "redis_outages_total") == 1:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from agentflow_openai.simulator import OpenAISimulator, env, simulator
 from support.fakes import reasons
+from support.patience import PATIENCE
 from support.serving import free_port, http_server
 
 from agentflow import AgentFlow, ModelReply, Policy, Settings
@@ -130,7 +131,7 @@ async def test_how_responses_end(
 
 async def test_a_response_that_openai_dropped_is_lost(openai: World) -> None:
     job = await openai.app.submit("openai.respond", background(outcome="never"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while (await job.status())["status"] != "waiting":
             await asyncio.sleep(0.01)
     work = next(iter(openai.sim.works.values()))
@@ -141,7 +142,7 @@ async def test_a_response_that_openai_dropped_is_lost(openai: World) -> None:
 
 async def test_a_cancel_reaches_openai(openai: World) -> None:
     job = await openai.app.submit("openai.respond", background(outcome="never"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while (await job.status())["status"] != "waiting":
             await asyncio.sleep(0.01)
     await job.cancel()

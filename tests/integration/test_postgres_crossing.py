@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import pytest
 from support.fakes import Fake, rows, running, until
+from support.patience import PATIENCE
 
 from agentflow import Accepted, AgentFlow
 from agentflow.core.events import Envelope, Source
@@ -105,7 +106,7 @@ async def running_job(both: Pair) -> str:
 
 
 async def inbox_is(status: str) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while (await rows("SELECT status FROM agentflow_inbox")) != [{"status": status}]:
             await asyncio.sleep(0.005)
 

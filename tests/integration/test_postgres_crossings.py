@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 from support.fakes import Fake, deliver, rows, running
+from support.patience import PATIENCE
 from tortoise.connection import get_connection
 
 from agentflow import Accepted, AgentFlow, JobSpec, Policy, Result, Succeeded
@@ -170,7 +171,7 @@ async def test_no_fact_of_a_delivery_is_lost_beside_one_that_is_matched_late(
         ]
         spoken._heard += [LocalHeard(e, loop.create_future()) for e in (outcome(other), learned)]
         await deliver(app, orjson.dumps(facts), id="d1")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while (await rows(f"SELECT status FROM agentflow_jobs WHERE id = '{first}'"))[0][
                 "status"
             ] != "succeeded":

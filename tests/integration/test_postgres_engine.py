@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.patience import PATIENCE
 from support.shop.models import Note
 from tortoise.connection import get_connection
 from tortoise.exceptions import (
@@ -50,7 +51,7 @@ async def db(database: str, tmp_path: Path) -> AsyncIterator[PostgresClient]:
 async def usable(client: PostgresClient) -> None:
     """Every connection is back in the pool and in no transaction, and the next block works."""
     pool = await client.opened()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while pool.get_idle_size() < pool.get_size():
             await asyncio.sleep(0.01)
         async with in_transaction():
@@ -75,7 +76,7 @@ async def terminate(pid: int) -> None:
     """End the session of somebody else, and see it gone."""
     held = current_transaction()
     sql = Sql(held.root if held else get_connection("default"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while await sql.rows(
             "SELECT pg_terminate_backend($1) FROM pg_stat_activity WHERE pid = $1", [pid]
         ):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from support.patience import PATIENCE
 from support.servers import Postgres
 from support.web import World, world
 
@@ -42,7 +43,7 @@ async def late(api: World) -> httpx.Response:
 
 async def accepted(api: World) -> None:
     """As soon as the server is back, without a restart of ours."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while (await api.http.get("/readyz")).status_code != 200:
             await asyncio.sleep(0.05)
     job = await api.waiting()

@@ -59,7 +59,7 @@ class Contender:
         self.process.stdin.flush()
 
     def ends(self) -> int:
-        return self.process.wait(30)
+        return self.process.wait(60)
 
 
 @contextmanager

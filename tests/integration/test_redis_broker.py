@@ -18,6 +18,7 @@ import pytest
 import pytest_asyncio
 from redis import exceptions
 from support.cli import PROGRAM, clean
+from support.patience import PATIENCE
 from support.proxy import Proxy
 from support.servers import RedisServer
 from taskiq.acks import AcknowledgeType
@@ -124,7 +125,7 @@ async def one(redis_url: str) -> AsyncIterator[Bench]:
         yield made
 
 
-async def until(true: Callable[[], Any], seconds: float = 5.0) -> None:
+async def until(true: Callable[[], Any], seconds: float = PATIENCE) -> None:
     async with asyncio.timeout(seconds):
         while True:
             said = true()

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 import pytest_asyncio
+from support.patience import PATIENCE
 from support.proxy import Proxy
 from support.servers import RedisServer
 
@@ -143,7 +144,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_conversation, "BLOCK", 0.2)
 
 
-async def until(true: Callable[[], Any], seconds: float = 5.0) -> None:
+async def until(true: Callable[[], Any], seconds: float = PATIENCE) -> None:
     async with asyncio.timeout(seconds):
         while True:
             said = true()
@@ -152,7 +153,7 @@ async def until(true: Callable[[], Any], seconds: float = 5.0) -> None:
             await asyncio.sleep(0.01)
 
 
-async def within(work: Any, seconds: float = 5.0) -> Any:
+async def within(work: Any, seconds: float = PATIENCE) -> Any:
     async with asyncio.timeout(seconds):
         return await work
 

@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 from pydantic import BaseModel, SecretStr
 from support.fakes import rows
+from support.patience import PATIENCE
 from support.servers import RedisServer
 from tortoise.transactions import in_transaction
 
@@ -160,7 +161,7 @@ async def test_work_that_redis_lost_is_rung_for_again(
     monkeypatch.setattr(runtime, "CATCH_UP", 0.5)
     async with site.role("writer") as writer:
         await crowd(writer, 20)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while await waiting(redis) < 21:
                 await asyncio.sleep(0.02)
         await redis.flushall()
@@ -176,7 +177,7 @@ async def test_a_password_in_the_url_is_used(database: str, tmp_path: Path) -> N
         async with site.role("writer") as writer, site.role("worker"):
             assert writer.runtime.missing() == []
             job = await writer.submit("fake.work", {"n": 7})
-            result = await job.result(timeout=10)
+            result = await job.result(timeout=PATIENCE)
         assert result.output == 7
 
 

@@ -17,6 +17,7 @@ import structlog
 from agentflow_replicate import Predict, ReplicateSettings
 from agentflow_replicate.provider import MOST_LOOKS, SKEW, cancel, fetch, find, predict
 from agentflow_replicate.simulator import ReplicateSimulator
+from support.patience import PATIENCE
 
 from agentflow import (
     Accepted,
@@ -107,7 +108,7 @@ def simulate(**script: Any) -> dict[str, Any]:
 
 async def ended(world: World, id: str) -> Any:
     """The final fact, by polling."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while isinstance(state := await fetch(world.call(), id), Progressed):
             await asyncio.sleep(0.01)
     return state

@@ -22,6 +22,7 @@ from agentflow_replicate.simulator.png import picture
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from support.patience import PATIENCE
 
 from agentflow.testing.faults import Fault, Faults
 from agentflow.testing.sender import is_loopback
@@ -86,7 +87,7 @@ class World:
         return await self.http.get(self.sim.url + path, headers=self.headers)
 
     async def until(self, true: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while not true():
                 await asyncio.sleep(0.005)
 
@@ -95,7 +96,7 @@ class World:
         prediction = self.sim.predictions.get(response.json()["id"])
         assert prediction is not None
         assert prediction.outbox is not None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await prediction.outbox.settled.wait()
         return (await self.get(f"/v1/predictions/{prediction.id}")).json()
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from agentflow_sendgrid.simulator import SendGridSimulator, env, simulator
 from support.fakes import reasons, rows
+from support.patience import PATIENCE
 from support.serving import free_port, http_server
 
 from agentflow import AgentFlow, Settings
@@ -86,14 +87,14 @@ async def test_a_mail_that_is_not_delivered_has_failed(mail: World, end: str) ->
 
 async def test_what_the_reader_does_later_is_kept_in_the_history(mail: World) -> None:
     job = await mail.sent({"later": ["open", "click"]})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while [r for e, _, r in await reasons(job["id"]) if r == "final"] != ["final"] * 2:
             await asyncio.sleep(0.01)
 
 
 async def test_an_event_that_comes_in_two_batches_is_applied_once(mail: World) -> None:
     job = await mail.sent({"twice": True, "deferred": 1})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while len(await rows("SELECT id FROM agentflow_inbox")) < 4:
             await asyncio.sleep(0.01)
     await mail.quiet()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.patience import PATIENCE
 from tortoise import fields
 from tortoise.context import TortoiseContext
 from tortoise.exceptions import IntegrityError, OperationalError, TransactionManagementError
@@ -87,7 +88,7 @@ def occupy(client: EmbeddedClient, seconds: float) -> None:
 
 async def free(client: EmbeddedClient) -> None:
     """The lock is free, no transaction is left open, and the next one works."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         async with in_transaction():
             await Note.create(text="free")
         await Note.filter(text="free").delete()
@@ -158,7 +159,7 @@ class TestConnections:
 
         task = asyncio.create_task(hold())
         await entered.wait()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(PATIENCE):
             assert await texts() == []
         leave.set()
         await task
@@ -199,7 +200,7 @@ class TestConnections:
                 await asyncio.sleep(0.0005)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 await client.execute_script("CREATE TABLE t (x INT)")
                 assert await client.execute_query_dict("SELECT * FROM t") == []
             await client.close()
@@ -498,7 +499,7 @@ class TestSelfDeadlock:
     ) -> None:
         async with in_transaction():
             await Note.create(text="kept")
-            async with in_transaction(), asyncio.timeout(1):
+            async with in_transaction(), asyncio.timeout(PATIENCE):
                 with pytest.raises(UsageError, match="leave `using_db` out"):
                     await write(db)
         assert await texts() == ["kept"]
@@ -966,7 +967,7 @@ class TestHoldLimit:
 
         task = asyncio.create_task(hold())
         await entered.wait()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(PATIENCE):
             await Note.create(text="stranger")
         leave.set()
         with pytest.raises(UsageError, match=r"longer than 0\.1 s"):

@@ -8,6 +8,7 @@ from typing import Any
 
 from opentelemetry.trace import SpanKind
 from support.fakes import Fake, deliver, rows, running, until
+from support.patience import PATIENCE
 from support.serving import Served, replicate_world
 from support.tracing import Spans, recording, trace_id
 
@@ -30,7 +31,7 @@ async def finished(world: Served, headers: dict[str, str]) -> Any:
 
 async def has(spans: Spans, *names: str) -> None:
     """The writer tells of a commit a moment after those who wait for it."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not set(names) <= set(spans.names):
             await asyncio.sleep(0.005)
 
@@ -98,7 +99,7 @@ async def test_what_a_handler_starts_belongs_to_the_same_trace(tmp_path: Path) -
     with recording() as spans:
         async with running(tmp_path, fake, app=app):
             await app.submit("fake.work", {"n": 1})
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while len(fake.calls) < 2:
                     await asyncio.sleep(0.005)
             traced = await rows('SELECT "trace" FROM "agentflow_jobs"')

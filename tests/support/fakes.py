@@ -18,6 +18,7 @@ from agentflow.store import queries
 from agentflow.store.inserts import InboxEntry
 from agentflow.store.sql import Sql
 from agentflow.types import JobId, new_id, utcnow
+from support.patience import PATIENCE
 
 
 class Anything:
@@ -117,7 +118,9 @@ async def deliver(app: AgentFlow, body: bytes, *, token: str | None = None, id: 
     await app.runtime.writer.settled()
 
 
-async def until(app: AgentFlow, job: str, *statuses: str, seconds: float = 5.0) -> dict[str, Any]:
+async def until(
+    app: AgentFlow, job: str, *statuses: str, seconds: float = PATIENCE
+) -> dict[str, Any]:
     """The job once it has one of the statuses."""
     async with asyncio.timeout(seconds):
         while True:

@@ -38,6 +38,7 @@ from agentflow.store.sql import Sql
 from agentflow.types import utcnow
 from agentflow.webhooks.signatures import new_secret, sign
 from support.contract import Contract
+from support.patience import PATIENCE
 
 KEY = new_secret()
 MAX_WAIT = 1.5
@@ -190,7 +191,7 @@ class World:
 
     async def until(self, id: str, *statuses: str) -> Any:
         """The job once it has one of these statuses."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while (job := await self.job(id))["status"] not in statuses:
                 await asyncio.sleep(0.005)
         return job
@@ -228,7 +229,7 @@ class World:
 
     async def read(self, delivery: str) -> Any:
         """The delivery once the writer has read it."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 answer = await self.http.get(f"/v1/deliveries/{delivery}")
                 assert answer.status_code == 200, answer.text
@@ -236,7 +237,9 @@ class World:
                     return answer.json()
                 await asyncio.sleep(0.005)
 
-    async def raw(self, request: bytes, until: bytes | None = None, seconds: float = 5) -> bytes:
+    async def raw(
+        self, request: bytes, until: bytes | None = None, seconds: float = PATIENCE
+    ) -> bytes:
         """What the server answers to these very bytes, up to `until` or the end."""
         port = self.server.servers[0].sockets[0].getsockname()[1]
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -263,7 +266,7 @@ async def serving(asgi: Any, **options: Any) -> AsyncIterator[uvicorn.Server]:
         yield server
     finally:
         server.should_exit = True
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, PATIENCE)
 
 
 def url_of(server: uvicorn.Server) -> str:
@@ -283,10 +286,10 @@ async def world(
     app._settings = Settings(**(settings | options))
     async with serving(standalone(app)) as server:
         url = url_of(server)
-        async with httpx.AsyncClient(base_url=url, timeout=10) as plain:
+        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE) as plain:
             contract = Contract((await plain.get("/openapi.json")).json())
             hooks = {"response": [contract.check]}
-            async with httpx.AsyncClient(base_url=url, timeout=10, event_hooks=hooks) as http:
+            async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, event_hooks=hooks) as http:
                 yield World(url, http, plain, app, fakes, contract, server)
         for gate in fakes.gates.values():
             gate.set()

@@ -7,6 +7,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from support.patience import PATIENCE
 from tortoise.exceptions import DBConnectionError
 
 from agentflow.store.postgres_asyncpg import _translated
@@ -40,7 +41,7 @@ async def test_a_write_to_a_lost_connection_is_repeated_and_ends_nothing() -> No
     side = RedisWorkerSide(redis, "worker")
     running = asyncio.create_task(side.run())
     side.beat("worker", [])
-    await asyncio.wait_for(redis.heard.wait(), 10)
+    await asyncio.wait_for(redis.heard.wait(), PATIENCE)
     assert not running.done()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):

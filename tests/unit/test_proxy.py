@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from support.patience import PATIENCE
 from support.proxy import AT_ONCE, Proxy, ThreadedProxy
 from support.servers import free_port
 
@@ -42,7 +43,7 @@ class Client:
         self.writer.write(what)
 
     async def hear(self, count: int) -> bytes:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             return await self.reader.readexactly(count)
 
     async def hears_nothing(self) -> bool:
@@ -95,7 +96,7 @@ async def test_an_end_is_an_end_on_the_other_side() -> None:
         one.writer.write_eof()
         assert await one.hear(4) == b"last"
         assert await one.reader.read() == b""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while proxy.open:
                 await asyncio.sleep(0.001)
 

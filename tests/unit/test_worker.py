@@ -11,6 +11,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
+from support.patience import PATIENCE
 
 from agentflow import Accepted, Call, Policy, Provider, Result
 from agentflow.artifacts import FolderStore
@@ -154,7 +155,7 @@ async def test_a_repeatable_task_does_not_wait_for_the_grant(bench: Bench, hand:
     hand.slow_grant = asyncio.Event()
     worker = bench.worker(do, Policy(repeatable=True))
     run = asyncio.ensure_future(worker.execute(message()))
-    await asyncio.wait_for(called.wait(), 2)
+    await asyncio.wait_for(called.wait(), PATIENCE)
     hand.slow_grant.set()
     await run
     assert isinstance(hand.events[0], Succeeded)
@@ -243,7 +244,7 @@ async def test_a_local_task_is_really_canceled(hand: ByHand, tmp_path: Path) -> 
     run = asyncio.ensure_future(worker.execute(message()))
     await going.wait()
     worker.stop_attempt(JOB, 1)
-    await asyncio.wait_for(run, 2)
+    await asyncio.wait_for(run, PATIENCE)
     assert ended.is_set()
     assert hand.events == [Canceled(attempt=1)]
     await worker.close()
@@ -258,7 +259,7 @@ async def test_what_outlives_the_grace_is_handed_back_as_unsure(bench: Bench, ha
     while not worker.running:
         await asyncio.sleep(0.01)
     await worker.drain(0.05)
-    await asyncio.wait_for(run, 2)
+    await asyncio.wait_for(run, PATIENCE)
     nonce = hand.events[0].nonce  # a later asking for the same attempt is not given up by this
     assert nonce
     assert hand.events == [Abandoned(called=True, nonce=nonce, attempt=1)]
@@ -296,7 +297,7 @@ async def test_a_call_over_its_time_is_stopped_and_unknown(bench: Bench, hand: B
 
     hand.answer = Granted(0.05, utcnow() + timedelta(hours=1), True)
     worker = bench.worker(do)
-    await asyncio.wait_for(worker.execute(message()), 5)
+    await asyncio.wait_for(worker.execute(message()), PATIENCE)
     assert hand.events[0].error.kind == "outcome_unknown"
     await worker.close()
 
@@ -442,7 +443,7 @@ async def test_a_grant_that_comes_during_the_stop_is_handed_back_unused(
     drain = asyncio.ensure_future(worker.drain(0.05))
     await asyncio.sleep(0)
     hand.slow_grant.set()
-    await asyncio.wait_for(asyncio.gather(run, drain), 5)
+    await asyncio.wait_for(asyncio.gather(run, drain), PATIENCE)
     nonce = hand.claims[0].nonce
     assert (called, hand.events) == ([], [Abandoned(called=False, nonce=nonce, attempt=1)])
     await worker.close()

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+from support.patience import PATIENCE
 from support.web import World
 
 from agentflow.errors import StoreUnavailable
@@ -42,7 +43,7 @@ async def test_every_job_of_a_batch_is_run(api: World) -> None:
     assert (said["created"], said["repeated"], said["refused"]) == (450, 0, 0)
     ids = [item["job"]["id"] for item in said["items"]]
     assert len(set(ids)) == 450
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         for number in (0, 199, 200, 449):
             job = await api.until(ids[number], "succeeded")
             assert job["result"]["output"] == number

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 from support.contract import EVENTS
+from support.patience import PATIENCE
 from support.web import World
 
 from agentflow.store.feed import Position
@@ -53,7 +54,7 @@ async def given(api: World) -> None:
     """Wait until all that is stored is given: on PostgreSQL it waits for older transactions."""
     last = 'SELECT "xact", "id" FROM "agentflow_history" ORDER BY "xact" DESC, "id" DESC LIMIT 1'
     await api.app.runtime.writer.settled()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while True:
             rows = await api.rows(last)
             expected = f"{rows[0]['xact']}.{rows[0]['id']}" if rows else "0.0"
@@ -104,7 +105,7 @@ async def _events(api: World, answer: Any) -> AsyncIterator[tuple[str, Any]]:
 
 
 async def take(events: Any, count: int) -> list[tuple[str, Any]]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         return [await anext(events) for _ in range(count)]
 
 
@@ -231,10 +232,10 @@ async def test_a_feed_that_is_left_leaves_nothing_behind(api: World) -> None:
     before = list(watchers)
     async with live(api, "now") as events:
         await take(events, 1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while not (own := [w for w in watchers if w not in before]):
                 await asyncio.sleep(0.005)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while own[0] in watchers:
             await asyncio.sleep(0.005)
 
@@ -249,8 +250,9 @@ async def test_many_writers_at_once_leave_no_gap_for_a_reader(api: World) -> Non
             said = await page(api, after, 7)
             found.extend(map(place, said["items"]))
             after = said["next_cursor"]
+            await asyncio.sleep(0.002)  # or it would keep the one processor for itself
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(4 * PATIENCE):
         _, *jobs = await asyncio.gather(read(), *(api.finished(input=i) for i in range(30)))
     assert len(found) == len(set(found)) == 90
     assert set(found) == {(job["id"], seq) for job in jobs for seq in range(3)}

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from support.contract import EVENTS
+from support.patience import PATIENCE
 from support.web import serving, url_of, world
 
 from agentflow import AgentFlow
@@ -19,12 +20,16 @@ LIVE = {"Accept": EVENTS}
 
 
 async def test_a_stop_ends_live_feeds_in_good_order(tmp_path: Path) -> None:
-    async with httpx.AsyncClient(timeout=10) as http:
+    async with httpx.AsyncClient(timeout=PATIENCE) as http:
         async with world(tmp_path) as api:
             await api.finished()
+            watchers = api.app.runtime.bus.watchers
+            before = len(watchers)
             url = f"{api.url}/v1/events"
             streams = [asyncio.create_task(http.get(url, headers=LIVE)) for _ in range(3)]
-            await asyncio.sleep(0.2)
+            async with asyncio.timeout(PATIENCE):
+                while len(watchers) < before + 3:
+                    await asyncio.sleep(0.005)
         for answer in await asyncio.gather(*streams):
             assert answer.text.count("data: ") == 3
             assert answer.text.endswith("\r\n\r\n")
@@ -43,7 +48,7 @@ async def test_a_store_that_goes_away_ends_a_live_feed_whole(
             await anext(lines)
             monkeypatch.setattr(feed, "stretch", away)
             api.app.runtime.bus.told([job["id"]])
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 assert [line async for line in lines][-1] == ""
         assert (await api.http.get("/v1/events")).status_code == 503
 

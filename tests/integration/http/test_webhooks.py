@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+from support.patience import PATIENCE
 from support.web import KEY, World
 
 from agentflow.types import utcnow
@@ -388,7 +389,7 @@ async def test_an_early_webhook_with_a_token_needs_no_parking(api: World) -> Non
     ended = await api.until(job["id"], "succeeded")
     assert (ended["external_id"], ended["result"]["output"]) == (name, 7)
     api.fakes.gates[name].set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while (await api.job(job["id"]))["version"] == ended["version"]:
             await asyncio.sleep(0.005)
     assert (await api.job(job["id"]))["status"] == "succeeded"
