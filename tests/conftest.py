@@ -6,11 +6,13 @@ elsewhere runs on none in particular, unless its `DATABASES` names some.
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -100,10 +102,46 @@ def template(postgres: Postgres) -> str:
     return TEMPLATE
 
 
+class Copies:
+    """Databases like the template. A copy takes as long as a short test, so the next is made
+    while a test runs."""
+
+    def __init__(self, server: Postgres, template: str) -> None:
+        self._server, self._template = server, template
+        self._numbers = itertools.count(1)
+        self._maker = ThreadPoolExecutor(1, "copies")
+        self._next = self._maker.submit(self._make)
+
+    def _make(self) -> str:
+        name = f"copy_{next(self._numbers)}"
+        self._server.create_database(name, self._template)
+        return name
+
+    @contextmanager
+    def one(self) -> Iterator[str]:
+        """The URL of a new database, dropped in the end."""
+        ready, self._next = self._next, self._maker.submit(self._make)
+        name = ready.result()
+        try:
+            yield self._server.url(name)
+        finally:
+            self._server.start()  # whatever the test did to it
+            self._server.drop_database(name)
+
+    def close(self) -> None:
+        self._maker.shutdown()
+
+
+@pytest.fixture(scope="session")
+def copies(postgres: Postgres, template: str) -> Iterator[Copies]:
+    with closing(Copies(postgres, template)) as made:
+        yield made
+
+
 @pytest.fixture
-def database_url(postgres: Postgres, template: str) -> Iterator[str]:
+def database_url(copies: Copies) -> Iterator[str]:
     """A database of the test's own."""
-    with postgres.database(template) as url:
+    with copies.one() as url:
         yield url
 
 
@@ -149,7 +187,7 @@ def _database(request: pytest.FixtureRequest, kind: str | None) -> Iterator[str 
         if kind != "postgres":
             yield None
             return
-        server: Postgres = request.getfixturevalue("postgres")
-        with server.database(request.getfixturevalue("template")) as url:
+        copies: Copies = request.getfixturevalue("copies")
+        with copies.one() as url:
             patch.setenv(VARIABLE, url)
             yield url

@@ -49,6 +49,8 @@ from agentflow.client import (
 from agentflow.client.answers import retry_after
 from agentflow.client.retries import Limits
 
+DATABASES = ()
+
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:

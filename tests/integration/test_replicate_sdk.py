@@ -35,6 +35,8 @@ from agentflow import (
     Unavailable,
 )
 
+DATABASES = ()
+
 VERSION = "5c7d5dc6dd8bf75c1acaa8565735e7986bc5b66206b55cca93cb72c9bf15ccaa"
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 FILES = {f"art_{'0' * 31}{n}_0": f"file {n}".encode() for n in range(3)}

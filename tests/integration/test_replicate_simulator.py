@@ -29,6 +29,8 @@ from agentflow.testing.sender import is_loopback
 from agentflow.testing.simulator import Json, Simulator
 from agentflow.webhooks.signatures import new_secret
 
+DATABASES = ()
+
 SECRET = new_secret()
 ALL = ["start", "output", "logs", "completed"]
 
