@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support.seeding import seeded
 from support.servers import Postgres, RedisServer, ServersMissing, ensure_servers
 
 VARIABLE = "AGENTFLOW_DATABASE_URL"
@@ -68,6 +69,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def _unwanted() -> bool:
     return os.environ.get("AGENTFLOW_TEST_SERVERS") == "none"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def new_databases_are_copies() -> Iterator[None]:
+    with seeded():
+        yield
 
 
 @pytest.fixture(scope="session")

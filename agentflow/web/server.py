@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -34,13 +37,12 @@ class Web(Starlette):
 
 def create_web(ctx: Context | None = None) -> Starlette:
     """Routes and error answers. Until `state.agentflow` holds a `Context`, requests get 503."""
-    pages = {required: document(OPERATIONS, keys=required) for required in (False, True)}
 
     async def openapi(request: Request) -> Response:
         root = request.scope.get("root_path", "").rstrip("/")
         started: Context | None = request.app.state.agentflow
         required = started is not None and started.settings.require_keys is True
-        return JsonResponse({**pages[required], "servers": [{"url": root or "/"}]})
+        return JsonResponse({**_page(required), "servers": [{"url": root or "/"}]})
 
     paths: dict[str, dict[str, Operation]] = {}
     for o in OPERATIONS:
@@ -50,6 +52,12 @@ def create_web(ctx: Context | None = None) -> Starlette:
     web.router.redirect_slashes = False  # a webhook that is sent elsewhere is lost
     web.state.agentflow = ctx
     return web
+
+
+@cache
+def _page(keys: bool) -> dict[str, Any]:
+    """Made when it is first asked for, as workers and writers are never."""
+    return document(OPERATIONS, keys=keys)
 
 
 def _route(path: str, operations: dict[str, Operation]) -> Route:

@@ -286,10 +286,13 @@ async def test_a_directory_in_use_is_refused_and_can_be_had_later(tmp_path: Path
 
 
 async def test_handlers_of_what_ends_during_the_stop_may_submit(tmp_path: Path) -> None:
-    app = AgentFlow(plugins=[], settings=settings(tmp_path).model_copy(update={"grace": 2.0}))
+    patient = settings(tmp_path).model_copy(update={"grace": PATIENCE})
+    app = AgentFlow(plugins=[], settings=patient)
+    began = asyncio.Event()
 
     @app.task("crm.slow")
     async def slow(call: Any, input: Any) -> str:
+        began.set()
         await asyncio.sleep(0.2)
         return "done"
 
@@ -299,7 +302,7 @@ async def test_handlers_of_what_ends_during_the_stop_may_submit(tmp_path: Path) 
 
     async with app.lifespan():
         job = await app.submit("crm.slow")
-        await until(app, job.id, "running")
+        await began.wait()  # one that is granted only is handed back by a stop
     async with app.lifespan():
         assert (await app.job(job.id).status())["status"] == "succeeded"
         assert await rows("SELECT * FROM agentflow_handler_runs") == []
