@@ -413,7 +413,7 @@ class _Bell(Doorbell):
         self._new.append(
             Message(
                 job.id, job.attempt, job.current.token, job.task, input, job.deadline,
-                new.priority, new.trace,
+                new.priority, new.trace, job.tenant,
             )
         )  # fmt: skip
         if self._sending is None or self._sending.done():

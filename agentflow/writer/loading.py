@@ -13,7 +13,7 @@ from agentflow.types import JobId, Json
 
 _BESIDE = ("entity", "tags", "metadata", "input", "priority", "callback_url", "trace")
 _COLUMNS = ", ".join(f'"{c}"' for c in (*JOB_COLUMNS, *_BESIDE))
-_ATTEMPTS = '"job_id", "number", "token", "nonce", "worker", "external_id", "started_at"'
+_ATTEMPTS = '"job_id", "number", "token", "nonce", "worker", "external_id", "started_at", "account"'
 
 
 class Beside:

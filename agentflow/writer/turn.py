@@ -415,8 +415,8 @@ class Turn:
 
 def _envelope(heard: Heard, now: datetime) -> Envelope | None:
     match heard.said:
-        case Claim(job_id=job, attempt=attempt, nonce=nonce, worker=worker):
-            event = Started(nonce, worker, attempt=attempt)
+        case Claim(job_id=job, attempt=attempt, nonce=nonce, worker=worker, account=account):
+            event = Started(nonce, worker, account, attempt=attempt)
             return Envelope(f"claim:{attempt}:{nonce}", Source.WORKER, now, job, event)
         case Envelope():
             return heard.said
@@ -440,7 +440,7 @@ def grant(batch: Batch, claim: Claim, tools: Tools) -> Granted | Denied:
 def message_of(job: Job, beside: Beside) -> Message:
     return Message(
         job.id, job.attempt, job.current.token, job.task, beside.input, job.deadline,
-        beside.priority, beside.trace,
+        beside.priority, beside.trace, job.tenant,
     )  # fmt: skip
 
 
@@ -466,6 +466,7 @@ def chore_of(job: Job, ring: Ring, trace: str | None) -> Chore | None:
         artifacts=[_plain(a) for a in artifacts],
         worker=attempt.worker,
         trace=trace,
+        account=attempt.account,
     )
 
 
