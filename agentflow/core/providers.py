@@ -25,6 +25,7 @@ from agentflow.core.events import (
     Succeeded,
 )
 from agentflow.core.language import ModelReply, ModelRequest
+from agentflow.core.limits import Limit
 from agentflow.core.policy import Abilities, Policy
 from agentflow.errors import PluginError, ProviderError, ProviderFailure
 from agentflow.types import Json
@@ -118,6 +119,7 @@ class Task(Generic[F]):
     fetcher: Callable[..., Any] | None = None
     finder: Callable[..., Any] | None = None
     canceler: Callable[..., Any] | None = None
+    limits: tuple[Limit, ...] = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -179,6 +181,8 @@ class Provider:
     `per_request` (our URL carries the attempt's token), `account` (one endpoint for all; facts are
     found by external id) or `none`. `scheme` says how they are signed. `artifact_hosts` are the
     hosts the outputs may be downloaded from (`*.acme.com`); None admits any public host.
+    `keys` names the setting, a `SecretStr`, that holds one key or several with commas between:
+    each call is made with one of them. `limits` hold for all tasks together, for each key.
     `local` marks code of our own rather than a paid service.
     """
 
@@ -193,11 +197,15 @@ class Provider:
         max_body: int = 1024 * 1024,
         description: str = "",
         local: bool = False,
+        keys: str | None = None,
+        limits: Limit | Sequence[Limit] = (),
     ) -> None:
         if not NAME.fullmatch(name):
             raise PluginError(f"{name!r} is no provider name: a-z, then a-z, 0-9, _")
         if webhooks != "none" and scheme is None:
             raise PluginError(f"provider {name} takes webhooks and says no signature scheme")
+        if keys is not None and keys not in getattr(settings, "model_fields", {}):
+            raise PluginError(f"provider {name} has its keys in {keys!r}, which is no setting")
         self.name = name
         self.settings = settings
         self.webhooks: WebhookFamily = webhooks
@@ -206,6 +214,8 @@ class Provider:
         self.max_body = max_body
         self.description = description
         self.local = local
+        self.keys = keys
+        self.limits = several(limits)
         self.tasks: dict[str, Task[Any]] = {}
         self.parser: Parse | None = None
         self.translator: Callable[[Exception], ProviderFailure | None] | None = None
@@ -219,11 +229,13 @@ class Provider:
         policy: Policy | None = None,
         description: str = "",
         kind: TaskKind | None = None,
+        limits: Limit | Sequence[Limit] = (),
     ) -> Callable[[F], Task[F]]:
         """Wrap `function(call, input)`, which returns an `Accepted`, `Succeeded`, `Failed`,
         `Result`, or any JSON value (the result's output). One of `kind="model"` takes a
-        `ModelRequest` (`input` may be a subclass) and comes to a `ModelReply`. Raises
-        `PluginError` for a bad name or an input that does not fit the kind."""
+        `ModelRequest` (`input` may be a subclass) and comes to a `ModelReply`. `limits` hold for
+        this task besides those of the provider. Raises `PluginError` for a bad name or an input
+        that does not fit the kind."""
         full = f"{self.name}.{name}"
         if kind == "model":
             input = input or ModelRequest
@@ -235,6 +247,7 @@ class Provider:
                 raise PluginError(f"{full!r} is no task name, or taken")
             doc = description or (function.__doc__ or "").strip().split("\n")[0]
             task = Task(full, function, input, policy or Policy(), doc, kind)
+            task.limits = several(limits)
             self.tasks[full] = task
             return task
 
@@ -256,6 +269,10 @@ class Provider:
         """`type_of(delivery) -> str | None`: the name `@app.on_webhook` selects by."""
         self.typer = function
         return function
+
+
+def several(limits: Limit | Sequence[Limit]) -> tuple[Limit, ...]:
+    return (limits,) if isinstance(limits, Limit) else tuple(limits)
 
 
 def default_type(delivery: Delivery) -> str | None:

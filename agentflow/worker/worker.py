@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import cache
@@ -37,14 +37,18 @@ from agentflow.core.events import Source as From
 from agentflow.core.job import Status
 from agentflow.core.providers import Task
 from agentflow.core.results import Artifact, Custody, artifact_place
-from agentflow.errors import InvalidInput, ProviderFailure
+from agentflow.errors import ErrorKind, InvalidInput, ProviderFailure
 from agentflow.plugins.catalogue import Catalogue, Ready
+from agentflow.plugins.limiting import Limits
 from agentflow.telemetry import traces
 from agentflow.telemetry.metrics import Metrics
 from agentflow.transport.conversation import Claim, Denied, Granted, Message, WorkerSide
+from agentflow.transport.permits import Ledger, LocalLedger
 from agentflow.types import JobId, Token, new_id
 from agentflow.worker.call import Call
+from agentflow.worker.line import Permit
 from agentflow.worker.outcomes import failure_of, outcome_of
+from agentflow.worker.room import Room
 from agentflow.worker.spool import Spool
 
 log = structlog.get_logger(__name__)
@@ -72,13 +76,17 @@ class Worker:
         max_artifact: int,
         allow_downloads: frozenset[str] = frozenset(),
         metrics: Metrics | None = None,
+        limits: Limits | None = None,
+        ledger: Ledger | None = None,
+        concurrency: int = 64,
     ) -> None:
         self.id = id
         self.metrics = metrics or Metrics(catalogue.tasks, catalogue.providers)
+        self.limits = limits or Limits(catalogue)
+        ledger = ledger or LocalLedger(lambda: clock.now().timestamp())
+        self.room = Room(ledger, concurrency, self.metrics)
         self._stopping = asyncio.Event()
         self._asking: dict[str, Claim] = {}
-        self.busy = 0
-        """Messages taken up and not done with."""
         self.catalogue, self.writer, self.store = catalogue, writer, store
         self.spool, self.clock = spool, clock
         self.max_result, self.max_artifact = max_result, max_artifact
@@ -96,24 +104,26 @@ class Worker:
             await self.writer.report(envelope)
             self.spool.confirmed(envelope)
 
-    async def execute(self, message: Message) -> None:
-        """One broker message: claim, call, report. Never raises but for cancellation."""
-        self.busy += 1
+    async def execute(self, message: Message, taken: Callable[[], None] = lambda: None) -> None:
+        """One broker message: wait for a permit, claim, call, report. Never raises but for
+        cancellation. `taken` is called once the message is ours to answer for; one that waits is
+        not, and goes to another worker if this one stops."""
         about = {"job_id": message.job_id, "attempt": message.attempt, "task": message.task}
-        try:
-            with bound_contextvars(**about):
-                await self._execute(message)
-        finally:
-            self.busy -= 1
+        demand = self.limits.for_call(message.task, message.input)
+        with bound_contextvars(**about):
+            async with self.room.place(message, demand) as permit:
+                if permit is not None:
+                    taken()
+                    await self._execute(message, permit)
 
-    async def _execute(self, message: Message) -> None:
+    async def _execute(self, message: Message, permit: Permit) -> None:
         task = self.catalogue.task(message.task)
-        nonce = new_id("nonce")
-        claim = Claim(message.job_id, message.attempt, nonce, self.id, task.name)
+        nonce, account = new_id("nonce"), permit.option.account
+        claim = Claim(message.job_id, message.attempt, nonce, self.id, task.name, account)
         if task.policy.repeatable:
             asking = asyncio.ensure_future(self.writer.claim(claim))
             grant = Granted(task.policy.timeout, message.deadline, True)
-            await self._call(task, message, grant, nonce, asking)
+            await self._call(task, message, grant, permit, claim, asking)
             return
         if self._stopping.is_set():
             return
@@ -124,13 +134,14 @@ class Worker:
             denied = isinstance(answer, Denied)
             span.set_attribute("outcome", "denied" if denied else "granted")
         if isinstance(answer, Denied):
+            self.room.give_back(permit)
             log.debug("Claim denied", job_id=message.job_id, reason=answer.reason)
             await self._decline(claim, answer)
             return
         if self._stopping.is_set():
             await self.report(self._unused(claim))
             return
-        await self._call(task, message, answer, nonce, None)
+        await self._call(task, message, answer, permit, claim, None)
 
     async def _decline(self, claim: Claim, denied: Denied) -> None:
         """A job may be canceled before the answer to a claim goes out, in the claim's own turn
@@ -154,6 +165,7 @@ class Worker:
         """Let running calls end for `grace` seconds; hand back what then still runs. A claim that
         is not answered by then is given up in the spool: it may have been granted all the same."""
         self._stopping.set()
+        self.room.close()
         tasks = {r.task for r in self.running.values()}
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
@@ -204,13 +216,14 @@ class Worker:
         task: Task[Any],
         message: Message,
         grant: Granted,
-        nonce: str,
+        permit: Permit,
+        claim: Claim,
         asking: asyncio.Future[Granted | Denied] | None,
     ) -> None:
         """The span is the current one of the plugin's code, so that those of its HTTP client, if
         that is instrumented, lie within."""
         with self._span("call", message) as span:
-            await self._traced_call(task, message, grant, nonce, asking, span)
+            await self._traced_call(task, message, grant, permit, claim, asking, span)
 
     def _span(self, what: str, message: Message) -> AbstractContextManager[traces.Span]:
         return traces.span(
@@ -227,25 +240,26 @@ class Worker:
         task: Task[Any],
         message: Message,
         grant: Granted,
-        nonce: str,
+        permit: Permit,
+        claim: Claim,
         asking: asyncio.Future[Granted | Denied] | None,
         span: traces.Span,
     ) -> None:
-        ready = self.catalogue.of_task(task.name)
+        ready, nonce = self.catalogue.of_task(task.name), claim.nonce
         shielded = not task.policy.repeatable and not ready.provider.local
-        work = asyncio.ensure_future(self._outcome(task, ready, message, grant, shielded))
+        work = asyncio.ensure_future(self._outcome(task, ready, message, grant, shielded, permit))
         running = Running(work, shielded)
         key = (message.job_id, message.attempt)
         self.running[key] = running
         began = time.perf_counter()
         try:
             event = await _ended(work)
+            self._settle(permit, event)
             said = _outcome_name(event, running)
             span.set_attribute("outcome", said)
             label = self.metrics.task(task.name)
             self.metrics.calls[label, said].observe(time.perf_counter() - began)
             if asking is not None and isinstance(answer := await asking, Denied):
-                claim = Claim(message.job_id, message.attempt, nonce, self.id, task.name)
                 await self._decline(claim, answer)
                 return
             if running.abandoned and event is None:
@@ -259,13 +273,28 @@ class Worker:
         finally:
             self.running.pop(key, None)
 
+    def _settle(self, permit: Permit, event: Event | None) -> None:
+        """The permit covers the call alone: what is reported now may take its time."""
+        error = event.error if isinstance(event, Failed) else None
+        if error and error.kind is ErrorKind.RATE_LIMITED and error.retry_after:
+            self.room.pause(permit, error.retry_after)
+        self.room.give_back(permit)
+
     async def _outcome(
-        self, task: Task[Any], ready: Ready, message: Message, grant: Granted, shielded: bool
+        self,
+        task: Task[Any],
+        ready: Ready,
+        message: Message,
+        grant: Granted,
+        shielded: bool,
+        permit: Permit,
     ) -> Event:
         """Run the task's function. Everything but cancellation becomes an event."""
-        call = self.make_call(task, ready, message.job_id, message.attempt, message.token, grant)
+        about = message.job_id, message.attempt, message.token
+        call = self.make_call(task, ready, *about, grant, permit.option.account)
         try:
             input = task.validate(message.input)
+            self.room.begin(permit)
             async with asyncio.timeout(grant.timeout):
                 returned = await run_function(task.function, call, input)
             return await self.stored(outcome_of(returned, task), message.job_id)
@@ -285,6 +314,7 @@ class Worker:
         attempt: int,
         token: Token,
         grant: Granted,
+        account: str | None,
     ) -> Call:
         last = 0.0
 
@@ -298,7 +328,7 @@ class Worker:
             self._tell(self.envelope(job, new_id(f"progress:{attempt}"), event))
 
         return Call(
-            settings=ready.settings,
+            settings=ready.settings_of(account),
             http=self.http,
             job_id=job,
             attempt=attempt,
