@@ -149,7 +149,9 @@ class Turn:
         due: list[str] = []
         if self.silent and drained:  # rule 8: silence is judged when everything heard was read
             rooms = self.tools.rooms(self.paused)
-            due = await due_jobs(self.sql, self.now, self.silent, rooms, self.paused, MOST)
+            due = await due_jobs(
+                self.sql, self.now, self.silent, rooms, self.paused, MOST, self.tools.turns
+            )
             due = [id for id in due if self._wanted(id)]
             await expire_parked(self.sql, self.now)
         envelopes = [(h, self._envelope(h)) for h in self.heard]
