@@ -18,7 +18,14 @@ from redis.exceptions import ResponseError
 
 from agentflow.core.limits import Demand, Option
 from agentflow.transport.permits import ASK_EVERY, BEGINS, FRESH, LONGEST_PAUSE, Refused, turned
-from agentflow.transport.redis_link import AWAY, PREFIX, Link, Outage, heed_cancellation
+from agentflow.transport.redis_link import (
+    AWAY,
+    PREFIX,
+    Link,
+    Outage,
+    heed_cancellation,
+    replies,
+)
 from agentflow.transport.redis_scripts import GIVE_BACK, PAUSE, RENEW, START, TAKE
 
 log = structlog.get_logger(__name__)
@@ -26,6 +33,8 @@ log = structlog.get_logger(__name__)
 LIMITS = f"{PREFIX}limits:"
 PAUSES = f"{PREFIX}pauses"
 """Hash: until when (milliseconds of Redis's clock) the calls under a name rest."""
+
+REPLIES = replies("")
 
 LEASE = 15.0
 """Seconds after which a worker that was not heard of has lost its permits."""
@@ -60,7 +69,7 @@ class RedisLedger:
         name = f"{self._worker}|{line}"
         try:
             chosen, wait = await self._take(
-                [PAUSES], [LIMITS, name, permit, *times, _packed(options)]
+                [PAUSES], [LIMITS, REPLIES, name, permit, *times, _packed(options)]
             )
         except (*AWAY, ResponseError) as error:
             self._outage.notice(error)
@@ -81,9 +90,8 @@ class RedisLedger:
         self._held.pop(permit, None)
         names = [bound.name for bound in option.bounds]
         if names:
-            self._say(
-                GIVE_BACK, LIMITS, permit, int(used), f"{PREFIX}replies:", orjson.dumps(names)
-            )
+            said = orjson.dumps(names)
+            self._say(GIVE_BACK, LIMITS, REPLIES, permit, int(used), said)
 
     def pause(self, name: str, seconds: float) -> None:
         seconds = min(seconds, LONGEST_PAUSE)

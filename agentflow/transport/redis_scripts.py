@@ -1,6 +1,7 @@
 """The scripts of `redis_permits`: each is one step for everybody, by Redis's own clock.
 
-ARGV[1] is the prefix of the keys, but for `PAUSE`. Of the limit `name` there are `leases:name`,
+ARGV[1] is the prefix of the keys, but for `PAUSE`; ARGV[2], for those who tell somebody something,
+that of the lists in which workers hear. Of the limit `name` there are `leases:name`,
 `calls:name`, `asked:name` and `asking:name`.
 """
 
@@ -9,12 +10,26 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
+_TELL = """
+local prefix, replies = ARGV[1], ARGV[2]
+local function tell(name)
+  local first = redis.call('ZRANGE', prefix .. 'asked:' .. name, 0, 0)[1]
+  if first then
+    local worker, line = string.match(first, '^(.-)|(.*)$')
+    redis.call('RPUSH', replies .. worker, cjson.encode({{'freed', line}}))
+    redis.call('EXPIRE', replies .. worker, 300)
+  end
+end
+"""
+"""Who asked first is told that there is room, where it hears the writers' answers."""
+
 TAKE = f"""
 {_NOW}
-local prefix, line, permit = ARGV[1], ARGV[2], ARGV[3]
-local lease, pending, fresh = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local ask, begins = tonumber(ARGV[7]), tonumber(ARGV[8])
-local options = cjson.decode(ARGV[9])
+{_TELL}
+local line, permit = ARGV[3], ARGV[4]
+local lease, pending, fresh = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local ask, begins = tonumber(ARGV[8]), tonumber(ARGV[9])
+local options = cjson.decode(ARGV[10])
 
 local function leave(name)
   redis.call('ZREM', prefix .. 'asked:' .. name, line)
@@ -99,6 +114,10 @@ for chosen, option in ipairs(options) do
     for _, each in ipairs(options) do
       for _, bound in ipairs(each.bounds) do leave(bound.name) end
     end
+    for _, bound in ipairs(option.bounds) do
+      local held = redis.call('ZCARD', prefix .. 'leases:' .. bound.name)
+      if held < bound.concurrent then tell(bound.name) end
+    end
     return {{chosen, 0}}
   end
   if wait < soonest then soonest = wait end
@@ -106,7 +125,8 @@ end
 return {{0, soonest}}
 """
 """{number of the option taken, or 0; milliseconds to wait}. What holds a line up is one bound: at
-the others it lets those behind it pass."""
+the others it lets those behind it pass. Several permits may be free at once: who takes one tells
+the next."""
 
 START = f"""
 {_NOW}
@@ -118,19 +138,14 @@ end
 """
 """The rate is that of calls as they begin, however long each waited for its grant."""
 
-GIVE_BACK = """
+GIVE_BACK = f"""
+{_TELL}
 for _, name in ipairs(cjson.decode(ARGV[5])) do
-  redis.call('ZREM', ARGV[1] .. 'leases:' .. name, ARGV[2])
-  if ARGV[3] == '0' then redis.call('ZREM', ARGV[1] .. 'calls:' .. name, ARGV[2]) end
-  local first = redis.call('ZRANGE', ARGV[1] .. 'asked:' .. name, 0, 0)[1]
-  if first then
-    local worker, line = string.match(first, '^(.-)|(.*)$')
-    redis.call('RPUSH', ARGV[4] .. worker, cjson.encode({{'freed', line}}))
-    redis.call('EXPIRE', ARGV[4] .. worker, 300)
-  end
+  redis.call('ZREM', prefix .. 'leases:' .. name, ARGV[3])
+  if ARGV[4] == '0' then redis.call('ZREM', prefix .. 'calls:' .. name, ARGV[3]) end
+  tell(name)
 end
 """
-"""Who asked first is told, where it hears the writers' answers."""
 
 RENEW = f"""
 {_NOW}
