@@ -350,6 +350,31 @@ async def test_a_crowd_that_wakes_an_idle_worker_does_not_fill_its_hands_twice(
         gate.set()
 
 
+async def test_a_queue_without_room_does_not_hide_another(redis_url: str) -> None:
+    one = Bench(redis_url, "w1", lambda queue, handed: 0 if queue == "fake" else 9)
+    one.broker.streams.append("agentflow:calls:other:normal")
+    await one.send("a/1", "b/1")
+    one.listen()
+    await asyncio.sleep(0.3)
+    assert one.read == []
+    await one.send("x/1", to="agentflow:calls:other:normal")
+    await until(lambda: one.read == ["x/1"])
+    await one.stop()
+    await one.broker.shutdown()
+
+
+async def test_what_has_room_again_is_read_at_once(redis_url: str) -> None:
+    room = 0
+    async with bench(redis_url, free=lambda *_: room) as one:
+        await one.send("a/1")
+        one.listen()
+        await asyncio.sleep(0.2)
+        assert one.read == []
+        room = 9
+        one.broker.stir()
+        await until(lambda: one.read == ["a/1"])
+
+
 # -- workers that end ------------------------------------------------------------------------------
 
 
@@ -358,6 +383,25 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_broker, "IDLE", 0.4)
     monkeypatch.setattr(stream_broker, "RECLAIM_EVERY", 0.1)
     monkeypatch.setattr(stream_broker, "BLOCK", 0.2)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_waits_in_a_worker_that_lives_is_not_taken_over(redis_url: str) -> None:
+    """It is not acknowledged before it is taken up; if the worker dies, another has it."""
+    async with bench(redis_url) as one, bench(redis_url, "w2") as two:
+        await one.send("a/1", "b/1")
+        one.listen(ack=False)
+        keeping = asyncio.create_task(one.broker.keeping())
+        await until(lambda: one.read == ["a/1", "b/1"])
+        two.listen()
+        await asyncio.sleep(1.5)
+        assert two.read == []
+        await one.send("a/1")
+        await asyncio.sleep(0.2)
+        assert one.read + two.read == ["a/1", "b/1"], "its like is not added while it waits"
+        keeping.cancel()
+        await one.die()
+        await until(lambda: sorted(two.read) == ["a/1", "b/1"])
 
 
 @pytest.mark.usefixtures("impatient")
