@@ -46,6 +46,17 @@ class Limited:
         task.fetch(self._note)
         task.cancel(self._note)
 
+    async def crowd(self, app: AgentFlow, jobs: int, at_once: int) -> None:
+        """So many jobs from submit to end; there are `at_once` calls before any of them ends."""
+        self.gate.clear()
+        handles = [await app.submit("acme.do", {}) for _ in range(jobs)]
+        async with asyncio.timeout(10):
+            while self.now < at_once:
+                await asyncio.sleep(0.01)
+        self.gate.set()
+        for job in handles:
+            await until(app, job.id, "succeeded", seconds=20)
+
     async def _do(self, call: Call, input: Any) -> Any:
         self.calls[call.job_id] += 1
         self._use(call)
@@ -149,9 +160,25 @@ async def test_a_429_of_one_job_holds_up_the_others_and_uses_no_attempt_of_their
 async def test_an_application_overrides_what_a_plugin_declares(tmp_path: Path) -> None:
     limited = Limited(Limit(concurrent=1))
     async with running(tmp_path, limited, limits={"acme": Limit(concurrent=3)}) as app:
-        for job in [await app.submit("acme.do", {}) for _ in range(12)]:
-            await until(app, job.id, "succeeded", seconds=20)
+        await limited.crowd(app, 12, at_once=3)
     assert limited.most == 3
+
+
+async def test_what_waits_and_what_is_held_is_among_the_metrics(tmp_path: Path) -> None:
+    limited = Limited(Limit(concurrent=2, by="model"))
+    limited.gate.clear()
+    async with running(tmp_path, limited) as app:
+        for _ in range(5):
+            await app.submit("acme.do", {"model": "a-client-s-own-word"})
+        async with asyncio.timeout(5):
+            while b'agentflow_limit_waiting{limit="acme/model"} 3' not in (
+                text := await app.runtime.gauges.text()
+            ):
+                await asyncio.sleep(0.02)
+        assert b'agentflow_limit_held{limit="acme/model"} 2' in text
+        assert b'agentflow_permit_wait_seconds_count{provider="acme"} 2' in text
+        assert b"a-client-s-own-word" not in text
+        limited.gate.set()
 
 
 # -- several keys ----------------------------------------------------------------------------------
@@ -184,8 +211,7 @@ async def test_an_attempt_keeps_to_the_account_it_was_made_with(tmp_path: Path) 
 async def test_both_keys_are_used(tmp_path: Path) -> None:
     limited = Limited(Limit(concurrent=1), keys="key")
     async with running(tmp_path, limited) as app:
-        for job in [await app.submit("acme.do", {}) for _ in range(12)]:
-            await until(app, job.id, "succeeded", seconds=20)
+        await limited.crowd(app, 12, at_once=2)
     assert {key for used in limited.used.values() for key in used} == set(KEYS)
     assert limited.most == 2, "each has the limit to itself"
 

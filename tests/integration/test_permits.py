@@ -249,6 +249,20 @@ async def test_a_worker_that_is_silent_loses_its_leases(redis: Link, brief: floa
     assert isinstance(await living.take("l", "p2", one), Option)
 
 
+async def test_of_a_limit_that_others_use_the_dead_worker_s_part_is_free_again(
+    redis: Link, brief: float
+) -> None:
+    dead, living = RedisLedger(redis, "w1"), RedisLedger(redis, "w2")
+    running = asyncio.create_task(living.run())
+    two = wanted(Limit(concurrent=2))
+    await taken(dead, two, "p0")
+    await taken(living, two, "p1")
+    await asyncio.sleep(brief + 0.3)
+    assert len(await granted(living, two, 5)) == 1
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_a_worker_that_lives_keeps_its_leases(redis: Link, brief: float) -> None:
     one, two = RedisLedger(redis, "w1"), RedisLedger(redis, "w2")
     running = asyncio.create_task(one.run())

@@ -228,6 +228,17 @@ async def test_a_denied_claim_gives_its_permit_back_and_counts_as_no_call(
         assert bench.calls == ["d"]
 
 
+async def test_a_claim_overtaken_by_a_cancel_gives_its_permit_back_before_it_says_so(
+    tmp_path: Path, writer: Writer
+) -> None:
+    async with at(tmp_path, writer) as bench:
+        writer.answer = Denied("canceling")
+        writer.heard.clear()
+        await bench.send("a", "b")
+        assert [c.job_id for c in writer.claims] == ["a", "b"]
+        writer.heard.set()
+
+
 @pytest.mark.parametrize("wrong", [TypeError("a bug"), RateLimited()])
 async def test_a_call_that_fails_gives_its_permit_back(
     tmp_path: Path, writer: Writer, wrong: Exception
