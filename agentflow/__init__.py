@@ -34,6 +34,7 @@ _PLACES = {
     "JobFailed": "agentflow.errors",
     "JobSpec": "agentflow.core.submission",
     "JobTimeout": "agentflow.errors",
+    "Limit": "agentflow.core.limits",
     "ModelMessage": "agentflow.core.language",
     "ModelReply": "agentflow.core.language",
     "ModelRequest": "agentflow.core.language",
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from agentflow.core.language import ModelRequest as ModelRequest
     from agentflow.core.language import ModelTool as ModelTool
     from agentflow.core.language import ToolCall as ToolCall
+    from agentflow.core.limits import Limit as Limit
     from agentflow.core.policy import Policy as Policy
     from agentflow.core.pricing import Price as Price
     from agentflow.core.providers import Delivery as Delivery

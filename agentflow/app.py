@@ -11,13 +11,15 @@ from starlette.applications import Starlette
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
 from tortoise.transactions import in_transaction
 
+from agentflow.core.limits import Limit
 from agentflow.core.policy import Policy
 from agentflow.core.providers import Provider, Task
 from agentflow.core.results import ErrorInfo, Result
 from agentflow.core.submission import JobSpec, NewJob
-from agentflow.errors import JobFailed, JobTimeout, UsageError
+from agentflow.errors import JobFailed, JobTimeout, SettingsError, UsageError
 from agentflow.plugins.catalogue import Catalogue
 from agentflow.plugins.discovery import discover
+from agentflow.plugins.limiting import Limits
 from agentflow.plugins.pricelist import read_prices
 from agentflow.runtime import Runtime
 from agentflow.settings import Settings, load_settings
@@ -48,6 +50,7 @@ class AgentFlow:
     `tortoise` takes the `apps` of an existing Tortoise configuration instead. `providers` are
     added to those of the installed plugins; `plugins` limits the latter to these names.
     `policies` changes fields of a task's `Policy`: `{"replicate.predict": {"deadline": 600}}`.
+    `limits` takes the place of what a plugin declares: `{"replicate": Limit(concurrent=8)}`.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class AgentFlow:
         providers: Sequence[Provider] = (),
         plugins: Sequence[str] | None = None,
         policies: Mapping[str, Mapping[str, Any]] | None = None,
+        limits: Mapping[str, Limit | Sequence[Limit] | None] | None = None,
         settings: Settings | None = None,
     ) -> None:
         self.models = Models(models, migrations, (tortoise or {}).get("apps"))
@@ -66,6 +70,7 @@ class AgentFlow:
         self._local: dict[str, Provider] = {}
         self._plugins = plugins
         self._policies = dict(policies or {})
+        self._limits = dict(limits or {})
         self._settings = settings
         self.handlers = Handlers()
         self._runtime: Runtime | None = None
@@ -107,6 +112,7 @@ class AgentFlow:
         input: type[BaseModel] | None = None,
         policy: Policy | None = None,
         description: str = "",
+        limits: Limit | Sequence[Limit] = (),
     ) -> Callable[[F], Task[F]]:
         """Make a function of the application a task, `group.name`."""
         group, _, rest = name.partition(".")
@@ -116,7 +122,9 @@ class AgentFlow:
         if provider is None:
             provider = self._local[group] = Provider(group, local=True)
             self.providers.append(provider)
-        return provider.task(rest, input=input, policy=policy, description=description)
+        return provider.task(
+            rest, input=input, policy=policy, description=description, limits=limits
+        )
 
     # -- using -----------------------------------------------------------------------------------
 
@@ -215,7 +223,17 @@ class AgentFlow:
         catalogue.adjust(self._policies)
         if settings.prices is not None:
             catalogue.price(read_prices(settings.prices))
-        return Runtime(settings, self.models, catalogue, self.handlers)
+        limits = self._limits_in(settings, catalogue)
+        return Runtime(settings, self.models, catalogue, self.handlers, limits)
+
+    def _limits_in(self, settings: Settings, catalogue: Catalogue) -> Limits:
+        """An operator's come before the application's, and those before a plugin's."""
+        Limits(catalogue, self._limits)
+        try:
+            limits = Limits(catalogue, self._limits, settings.limits or {})
+        except UsageError as error:
+            raise SettingsError(f"AGENTFLOW_LIMITS: {error.message}") from None
+        return limits
 
     async def run_on(self, runtime: Runtime) -> None:
         """Start these parts. Raises as `start` does."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +20,7 @@ from agentflow.core.providers import Task
 from agentflow.core.submission import CALLBACK_TASK, JobSpec, NewJob, prepare, prepare_adopted
 from agentflow.errors import InvalidInput, NotFound
 from agentflow.plugins.catalogue import Catalogue
+from agentflow.plugins.limiting import Limits
 from agentflow.settings import Settings
 from agentflow.store.database import Database, DirectoryLock, Models, free_directory
 from agentflow.store.intake import Doorbell, Intake
@@ -29,8 +30,9 @@ from agentflow.telemetry import traces
 from agentflow.telemetry.metrics import Metrics
 from agentflow.transport.bus import Bus
 from agentflow.transport.conversation import Message
-from agentflow.transport.live import Limits, LocalLive
-from agentflow.transport.local import MAX_UNCLAIMED, LocalBroker, LocalConversation
+from agentflow.transport.live import Limits as LiveLimits
+from agentflow.transport.live import LocalLive
+from agentflow.transport.local import LocalBroker, LocalConversation
 from agentflow.types import JobId, new_id
 from agentflow.web.context import Context
 from agentflow.web.limiting import RateLimits
@@ -82,18 +84,22 @@ class Runtime:
         models: Models,
         catalogue: Catalogue,
         handlers: Handlers,
+        limits: Limits | None = None,
     ) -> None:
         self.settings, self.catalogue, self.handlers = settings, catalogue, handlers
+        self.limits = limits or Limits(catalogue)
         self.roles = ROLES if settings.mode == "all" else frozenset({settings.mode})
         self.clock, self.bus = Clock(), Bus()
         self.lock = self._lock()
         self.artifacts = FolderStore(settings.artifacts_dir or settings.data_dir / "artifacts")
         self._tasks: list[asyncio.Task[None]] = []
         self.name = new_id("worker")
-        self.limits = Limits(settings.live_text, settings.live_memory, settings.live_keep)
+        self.live_limits = LiveLimits(settings.live_text, settings.live_memory, settings.live_keep)
         self.redis = self._redis()
-        self.live = LocalLive(self.limits)
-        self.broker: LocalBroker | RedisTransport = self.redis or LocalBroker()
+        self.live = LocalLive(self.live_limits)
+        self.broker: LocalBroker | RedisTransport = self.redis or LocalBroker(
+            depth=self.limits.depth
+        )
         if self.redis is None:
             self.conversation = LocalConversation()
         if self.roles - {"worker"}:
@@ -111,6 +117,7 @@ class Runtime:
             queues=self.queues,
             redis=None if self.redis is None else self._redis_answers,
             database=self.database if self.roles - {"worker"} else None,
+            limits=self.worker.room.figures if "worker" in self.roles else None,
         )
         self._beside = AsyncExitStack()
         self.context = Context(
@@ -145,7 +152,9 @@ class Runtime:
             if strangers:
                 log.warning("No plugin serves these queues", queues=sorted(strangers))
             queues = [q for q in queues if q in self.settings.queues]
-        return RedisTransport(url, self.name, queues, self.bus, self._free, self.limits)
+        return RedisTransport(
+            url, self.name, queues, self.bus, self._free, self.live_limits, self.limits.depth
+        )
 
     def _make_writer(self) -> None:
         settings = self.settings
@@ -189,11 +198,19 @@ class Runtime:
             allow_downloads=settings.allow_downloads,
             metrics=self.metrics,
             outlet=outlet if settings.live_text else None,
+            limits=self.limits,
+            ledger=self.redis.ledger if self.redis else None,
+            concurrency=settings.concurrency,
         )
         if self.redis:
             self.redis.worker_side.stop = self.worker.stop_attempt
+            self.redis.worker_side.freed = self.worker.room.ring
+        else:
+            assert isinstance(self.broker, LocalBroker), "one or the other"
+            self.broker.calls.free = self._free
+        self.worker.room.changed = self.broker.stir
         register(self.broker, self.worker)
-        self.serving = Serving(self.broker, self.worker, settings.concurrency)
+        self.serving = Serving(self.broker, self.worker)
 
     @property
     def _redis_url(self) -> str | None:
@@ -208,16 +225,16 @@ class Runtime:
     def queues(self) -> dict[str, int]:
         """How many calls wait in the broker, by provider; in one process all wait together."""
         if self.redis is None:
-            return {"all": MAX_UNCLAIMED - self.broker.room("")}
+            return {"all": sum(map(self.broker.length, self.catalogue.providers))}
         if self.redis.missing:
             return {}
-        return {q: MAX_UNCLAIMED - self.redis.room(q) for q in self.catalogue.providers}
+        return {q: self.redis.length(q) for q in self.catalogue.providers}
 
     def _redis_answers(self) -> bool:
         return self.redis is not None and not self.redis.missing
 
-    def _free(self) -> int:
-        return self.settings.concurrency - self.worker.busy
+    def _free(self, provider: str, handed: Mapping[str, int]) -> int:
+        return self.worker.room.free(provider, handed)
 
     def _gap(self, lost: bool) -> None:
         self.writer.deaf(CATCH_UP, broker_is_empty=lost)
@@ -422,7 +439,7 @@ class _Bell(Doorbell):
         self._new.append(
             Message(
                 job.id, job.attempt, job.current.token, job.task, input, job.deadline,
-                new.priority, new.trace,
+                new.priority, new.trace, job.tenant,
             )
         )  # fmt: skip
         if self._sending is None or self._sending.done():

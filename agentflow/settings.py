@@ -146,6 +146,11 @@ class Settings(BaseSettings):
         None,
         description="Requests of one API key, or of one address without: `100/second;2000/minute`.",
     )
+    limits: dict[str, Any] | None = Field(
+        None,
+        description="How much of a provider may be used: a JSON object of limits by provider or"
+        " task, which take the place of those declared.",
+    )
     max_backlog: int = Field(
         1_000_000, ge=1, description="Jobs of a tenant that may wait; then submits get 503."
     )

@@ -14,7 +14,7 @@ _JSON = frozenset({"policy", "abilities", "progress", "result", "error"})
 _SECRET = frozenset({"token", "nonce", "external_id"}) | _JSON
 """Never shown: secrets, and what is long."""
 
-_ATTEMPT = ("token", "nonce", "worker", "external_id", "started_at")
+_ATTEMPT = ("token", "nonce", "worker", "external_id", "started_at", "account")
 
 
 def written_findings(job: Row, attempts: Sequence[Row], replay: Replay) -> Iterator[Finding]:

@@ -42,10 +42,12 @@ class Submitted(Base):
 
 @dataclass(frozen=True, slots=True)
 class Started(Base):
-    """A worker asked to make the attempt's call; `nonce` is new for every asking."""
+    """A worker asked to make the attempt's call; `nonce` is new for every asking, `account` tells
+    which of the provider's keys it has at hand."""
 
     nonce: str
     worker: str
+    account: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,8 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try. `token` routes its webhooks; `nonce` is the asking that was granted its call."""
+    """One try. `token` routes its webhooks; `nonce` is the asking that was granted its call;
+    `account` is the fingerprint of the key it is made with, where the provider has keys."""
 
     number: int
     token: Token
@@ -68,6 +69,7 @@ class Attempt:
     worker: str | None = None
     external_id: str | None = None
     started_at: datetime | None = None
+    account: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

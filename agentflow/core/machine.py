@@ -64,7 +64,7 @@ from agentflow.core.transition import (
 )
 from agentflow.errors import ErrorKind
 
-MACHINE_VERSION = 2
+MACHINE_VERSION = 3
 
 
 def decide(job: Job, event: Event, now: datetime, random: bytes) -> Transition:
@@ -105,7 +105,13 @@ def on_started(job: Job, event: Started, now: datetime) -> Transition:
         case Status.QUEUED if now >= job.deadline:
             return ignored(job, "deadline")
         case Status.QUEUED if event.attempt == job.attempt:
-            attempt = replace(job.current, nonce=event.nonce, worker=event.worker, started_at=now)
+            attempt = replace(
+                job.current,
+                nonce=event.nonce,
+                worker=event.worker,
+                started_at=now,
+                account=event.account,
+            )
             return move(
                 job.with_attempt(attempt),
                 Status.RUNNING,
@@ -315,7 +321,7 @@ def on_abandoned(job: Job, event: Abandoned, now: datetime, random: bytes) -> Tr
     repeatable = nameless and job.policy.repeatable
     match job.status:
         case Status.RUNNING | Status.WAITING if unused and job.phase in (None, Phase.UNKNOWN):
-            back = job.with_attempt(replace(job.current, nonce=None, worker=None))
+            back = job.with_attempt(replace(job.current, nonce=None, worker=None, account=None))
             return move(back, Status.QUEUED, "handed_back", check_at=now)
         case Status.RUNNING if repeatable:
             lost = ErrorInfo(ErrorKind.UNAVAILABLE, "The worker stopped.", retryable=True)

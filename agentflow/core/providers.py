@@ -25,6 +25,7 @@ from agentflow.core.events import (
     Succeeded,
 )
 from agentflow.core.language import ModelReply, ModelRequest
+from agentflow.core.limits import Limit
 from agentflow.core.policy import Abilities, Policy
 from agentflow.core.pricing import Price, models_of
 from agentflow.core.results import Result
@@ -121,6 +122,7 @@ class Task(Generic[F]):
     finder: Callable[..., Any] | None = None
     canceler: Callable[..., Any] | None = None
     bounder: Callable[[Json], Mapping[str, float] | None] | None = None
+    limits: tuple[Limit, ...] = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -197,6 +199,8 @@ class Provider:
     `per_request` (our URL carries the attempt's token), `account` (one endpoint for all; facts are
     found by external id) or `none`. `scheme` says how they are signed. `artifact_hosts` are the
     hosts the outputs may be downloaded from (`*.acme.com`); None admits any public host.
+    `keys` names the setting, a `SecretStr`, that holds one key or several with commas between:
+    each call is made with one of them. `limits` hold for all tasks together, for each key.
     `local` marks code of our own rather than a paid service. `prices` is the table by which calls
     are priced whose provider does not say what they cost, or a function of the settings.
     """
@@ -213,11 +217,15 @@ class Provider:
         description: str = "",
         local: bool = False,
         prices: Sequence[Price] | Callable[[Any], Sequence[Price]] = (),
+        keys: str | None = None,
+        limits: Limit | Sequence[Limit] = (),
     ) -> None:
         if not NAME.fullmatch(name):
             raise PluginError(f"{name!r} is no provider name: a-z, then a-z, 0-9, _")
         if webhooks != "none" and scheme is None:
             raise PluginError(f"provider {name} takes webhooks and says no signature scheme")
+        if keys is not None and keys not in getattr(settings, "model_fields", {}):
+            raise PluginError(f"provider {name} has its keys in {keys!r}, which is no setting")
         self.name = name
         self.settings = settings
         self.webhooks: WebhookFamily = webhooks
@@ -227,6 +235,8 @@ class Provider:
         self.description = description
         self.local = local
         self.prices = prices
+        self.keys = keys
+        self.limits = several(limits)
         self.tasks: dict[str, Task[Any]] = {}
         self.parser: Parse | None = None
         self.translator: Callable[[Exception], ProviderFailure | None] | None = None
@@ -241,11 +251,13 @@ class Provider:
         policy: Policy | None = None,
         description: str = "",
         kind: TaskKind | None = None,
+        limits: Limit | Sequence[Limit] = (),
     ) -> Callable[[F], Task[F]]:
         """Wrap `function(call, input)`, which returns an `Accepted`, `Succeeded`, `Failed`,
         `Result`, or any JSON value (the result's output). One of `kind="model"` takes a
-        `ModelRequest` (`input` may be a subclass) and comes to a `ModelReply`. Raises
-        `PluginError` for a bad name or an input that does not fit the kind."""
+        `ModelRequest` (`input` may be a subclass) and comes to a `ModelReply`. `limits` hold for
+        this task besides those of the provider. Raises `PluginError` for a bad name or an input
+        that does not fit the kind."""
         full = f"{self.name}.{name}"
         if kind == "model":
             input = input or ModelRequest
@@ -257,6 +269,7 @@ class Provider:
                 raise PluginError(f"{full!r} is no task name, or taken")
             doc = description or (function.__doc__ or "").strip().split("\n")[0]
             task = Task(full, function, input, policy or Policy(), doc, kind)
+            task.limits = several(limits)
             self.tasks[full] = task
             return task
 
@@ -286,6 +299,10 @@ class Provider:
         """`type_of(delivery) -> str | None`: the name `@app.on_webhook` selects by."""
         self.typer = function
         return function
+
+
+def several(limits: Limit | Sequence[Limit]) -> tuple[Limit, ...]:
+    return (limits,) if isinstance(limits, Limit) else tuple(limits)
 
 
 def default_type(delivery: Delivery) -> str | None:

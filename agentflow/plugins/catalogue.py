@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from agentflow.core.pricing import Price, Prices
 from agentflow.core.providers import Provider, Task, Verifier
@@ -23,6 +24,13 @@ class Ready:
     settings: Any = None
     verifier: Verifier | None = None
     webhook_problem: str | None = None
+    accounts: Mapping[str, Any] = field(default_factory=dict)
+    """The settings with one of the keys each, by its fingerprint; empty where there are none."""
+
+    def settings_of(self, account: str | None) -> Any:
+        """The settings with the key of this account; with the first, if it is there no more."""
+        first = next(iter(self.accounts.values()), self.settings)
+        return first if account is None else self.accounts.get(account, first)
 
     @property
     def artifact_hosts(self) -> Sequence[str] | None:
@@ -108,6 +116,7 @@ class Catalogue:
         """Raises `PluginError` for a name that is taken, `SettingsError`."""
         if provider.name in self.providers:
             raise PluginError(f"provider {provider.name} is there already")
+        _check_limits(provider)
         ready = _ready(provider)
         self.providers[provider.name] = ready
         self.tasks.update(provider.tasks)
@@ -115,16 +124,48 @@ class Catalogue:
         self.prices = replace(self.prices, plugins=(*self.prices.plugins, *theirs))
 
 
+def _check_limits(provider: Provider) -> None:
+    """A rate is read when it is needed first, which is here. Raises `PluginError`."""
+    declared = {provider.name: provider.limits}
+    declared |= {task.name: task.limits for task in provider.tasks.values()}
+    for name, limits in declared.items():
+        for limit in limits:
+            try:
+                _ = limit.rates
+            except ValueError as error:
+                raise PluginError(f"limits of {name}: {error}") from None
+
+
 def _ready(provider: Provider) -> Ready:
     settings = _settings(provider)
+    accounts = _accounts(provider, settings)
     if provider.scheme is None:
-        return Ready(provider, settings)
+        return Ready(provider, settings, accounts=accounts)
     try:
         verifier = provider.scheme.verifier(settings)
         verifier.check()
     except SettingsError as error:
-        return Ready(provider, settings, webhook_problem=error.message)
-    return Ready(provider, settings, verifier)
+        return Ready(provider, settings, webhook_problem=error.message, accounts=accounts)
+    return Ready(provider, settings, verifier, accounts=accounts)
+
+
+def _accounts(provider: Provider, settings: Any) -> dict[str, Any]:
+    """Raises `PluginError` where the keys are no secret."""
+    if provider.keys is None:
+        return {}
+    held = getattr(settings, provider.keys)
+    if not isinstance(held, SecretStr):
+        raise PluginError(f"provider {provider.name} has its keys in a setting that is no secret")
+    keys = held.get_secret_value().replace(",", " ").split()
+    return {
+        fingerprint(provider.name, key): settings.model_copy(update={provider.keys: SecretStr(key)})
+        for key in keys
+    }
+
+
+def fingerprint(provider: str, key: str) -> str:
+    """What a key is called in rows, names and logs: nobody gets from it to the key."""
+    return hashlib.sha256(f"{provider}:{key}".encode()).hexdigest()[:12]
 
 
 def _settings(provider: Provider) -> Any:

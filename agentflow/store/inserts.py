@@ -58,6 +58,7 @@ ATTEMPT = [
     "worker",
     "external_id",
     "started_at",
+    "account",
 ]
 HISTORY = [
     "job_id",
@@ -185,7 +186,7 @@ def attempt_values(job: Job, a: Attempt) -> list[Any]:
     """A row of `agentflow_attempts`, in the order of `ATTEMPT`."""
     return [
         job.id, a.number, job.tenant, job.provider, a.token, a.nonce, a.worker, a.external_id,
-        a.started_at,
+        a.started_at, a.account,
     ]  # fmt: skip
 
 

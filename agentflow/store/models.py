@@ -91,6 +91,7 @@ class AttemptRow(Model):
     worker = fields.CharField(max_length=64, null=True)
     external_id = fields.CharField(max_length=255, null=True)
     started_at = fields.DatetimeField(null=True)
+    account = fields.CharField(max_length=16, null=True)
 
     class Meta:
         table = "agentflow_attempts"

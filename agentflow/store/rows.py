@@ -128,6 +128,7 @@ def attempt_from(row: Row) -> Attempt:
         worker=row["worker"],
         external_id=row["external_id"],
         started_at=instant(row["started_at"]),
+        account=row.get("account"),  # histories of before 0004 do not tell
     )
 
 

@@ -91,6 +91,12 @@ class Metrics:
         self.calls = histogram(
             "call_seconds", "Calls of tasks' functions.", _LONG, "task", "outcome"
         )
+        self.permit_seconds = histogram(
+            "permit_wait_seconds", "Until a call may be made, in the worker.", _LONG, "provider"
+        )
+        self.pauses = counter(
+            "limit_pauses", "Times a provider asked for a rest by Retry-After.", "provider"
+        )
         self.chores = histogram(
             "chore_seconds", "Asking, canceling and collecting.", _LONG, "chore", "outcome"
         )

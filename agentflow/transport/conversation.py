@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from agentflow.core.events import Envelope
-from agentflow.types import JobId, Json, Token
+from agentflow.types import DEFAULT_TENANT, JobId, Json, Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +28,20 @@ class Message:
     deadline: datetime
     priority: int = 0
     trace: str | None = None
+    tenant: str = DEFAULT_TENANT
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """May I make this attempt's call? `nonce` is new for every asking."""
+    """May I make this attempt's call, with the key of this `account`? `nonce` is new for every
+    asking."""
 
     job_id: JobId
     attempt: int
     nonce: str
     worker: str
     task: str = ""
+    account: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class Chore:
     worker: str | None = None
     """Who holds the attempt: the one to tell for `stop`."""
     trace: str | None = None
+    account: str | None = None
+    """Whose work it is at the provider: the attempt's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 import structlog
@@ -29,7 +30,15 @@ CHORE = "agentflow.chore"
 """The Taskiq task that all chores go through."""
 
 MAX_UNCLAIMED = 1000
-"""How many messages wait in memory; further jobs wait in the database."""
+"""How many messages of one provider wait in the broker; further jobs wait in the database."""
+
+
+Depth: TypeAlias = Callable[[str, int], int]
+"""How many messages of a provider may wait in the broker; the second argument at most."""
+
+
+def unlimited(_queue: str, most: int) -> int:
+    return most
 
 
 @dataclass(slots=True, eq=False)
@@ -92,31 +101,55 @@ class LocalConversation:
 
 
 class QueueBroker(AsyncBroker):
-    """A Taskiq broker on an asyncio queue: bounded, first come first served.
+    """A Taskiq broker in memory: a queue for each provider, first come first served, and the
+    providers in turn.
 
-    A message with the key of one still unclaimed is dropped: it would only be denied.
+    A message with the key of one still unclaimed is dropped: it would only be denied. `free` is how
+    many more messages of a provider have room, given how many of each were handed out and are not
+    settled; `stir` tells that there may be more.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._queue: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
-        self._unclaimed: set[str] = set()
+        self._queues: dict[str, deque[tuple[str, bytes]]] = {}
+        self._unclaimed: dict[str, str] = {}
+        self._handed: Counter[str] = Counter()
+        self._stirred = asyncio.Event()
+        self.free: Callable[[str, Mapping[str, int]], int] = lambda _queue, _handed: 1
 
-    def room(self) -> int:
-        return MAX_UNCLAIMED - self._queue.qsize()
+    def length(self, queue: str) -> int:
+        """How many messages of a provider nobody has settled."""
+        return len(self._queues.get(queue, ())) + self._handed[queue]
 
     def settle(self, key: str) -> None:
         """The message of this key was answered; another with the same key is welcome."""
-        self._unclaimed.discard(key)
+        queue = self._unclaimed.pop(key, None)
+        if queue is not None:
+            self._handed[queue] -= 1
+            self.stir()
+
+    def stir(self) -> None:
+        self._stirred.set()
 
     async def kick(self, message: BrokerMessage) -> None:
         if message.task_id not in self._unclaimed:
-            self._unclaimed.add(message.task_id)
-            self._queue.put_nowait((message.task_id, message.message))
+            queue = message.task_name.partition(".")[0]
+            self._unclaimed[message.task_id] = queue
+            self._queues.setdefault(queue, deque()).append((message.task_id, message.message))
+            self.stir()
 
     async def listen(self) -> AsyncGenerator[bytes | AckableMessage, None]:
         while True:
-            key, data = await self._queue.get()
+            self._stirred.clear()
+            queue = next((q for q in self._queues if self.free(q, self._handed) > 0), None)
+            if queue is None:
+                await self._stirred.wait()
+                continue
+            waiting = self._queues.pop(queue)
+            key, data = waiting.popleft()
+            if waiting:
+                self._queues[queue] = waiting  # the others' turn comes first
+            self._handed[queue] += 1
             yield AckableMessage(data=data, ack=_Ack(self, key))
 
 
@@ -135,9 +168,17 @@ class LocalBroker:
 
     calls: QueueBroker = field(default_factory=QueueBroker)
     chores: QueueBroker = field(default_factory=QueueBroker)
+    depth: Depth = unlimited
 
-    def room(self, queue: str) -> int:  # noqa: ARG002 - one queue for all providers
-        return self.calls.room()
+    def room(self, queue: str) -> int:
+        return self.depth(queue, MAX_UNCLAIMED) - self.calls.length(queue)
+
+    def length(self, queue: str) -> int:
+        return self.calls.length(queue)
+
+    def stir(self) -> None:
+        """The worker may have room for more."""
+        self.calls.stir()
 
     async def send(self, messages: Sequence[Message], chores: Sequence[Chore]) -> None:
         for message in messages:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import orjson
 import structlog
@@ -15,7 +15,7 @@ from taskiq.message import BrokerMessage
 from agentflow.transport.bus import Bus
 from agentflow.transport.conversation import Chore, Message
 from agentflow.transport.live import Limits
-from agentflow.transport.local import CHORE, MAX_UNCLAIMED
+from agentflow.transport.local import CHORE, MAX_UNCLAIMED, Depth, unlimited
 from agentflow.transport.redis_conversation import RedisWorkerSide, RedisWriterSide
 from agentflow.transport.redis_link import (
     AWAY,
@@ -28,7 +28,8 @@ from agentflow.transport.redis_link import (
     connect,
 )
 from agentflow.transport.redis_live import RedisInlet, RedisOutlet
-from agentflow.transport.stream_broker import StreamBroker
+from agentflow.transport.redis_permits import RedisLedger
+from agentflow.transport.stream_broker import Free, StreamBroker
 from agentflow.types import JobId
 
 log = structlog.get_logger(__name__)
@@ -39,7 +40,7 @@ MEASURE_EVERY = 0.25
 
 class RedisTransport:
     """`queues` are the providers whose calls this process sends or serves; `free` is how many
-    more calls its worker can make."""
+    more calls of one of them its worker takes; `depth` how many may lie here unclaimed."""
 
     def __init__(
         self,
@@ -47,15 +48,17 @@ class RedisTransport:
         name: str,
         queues: Sequence[str],
         bus: Bus,
-        free: Callable[[], int],
+        free: Free,
         live: Limits,
+        depth: Depth = unlimited,
     ) -> None:
         self._redis = connect(url)
         self._outage = Outage()
-        self._bus, self._queues = bus, list(queues)
+        self._bus, self._queues, self._depth = bus, list(queues), depth
         by_level = [calls(q, p) for p in (1, 0, -1) for q in queues] or [calls("none")]
         self.calls = StreamBroker(url, by_level, name, free)
-        self.chores = StreamBroker(url, [CHORES], name, lambda: 8)
+        self.chores = StreamBroker(url, [CHORES], name, lambda _, handed: 8 - sum(handed.values()))
+        self.ledger = RedisLedger(self._redis, name)
         self.writer_side = RedisWriterSide(self._redis, name)
         self.worker_side = RedisWorkerSide(self._redis, name)
         self.outlet = RedisOutlet(self._redis, live)
@@ -75,7 +78,7 @@ class RedisTransport:
             self._reading = [asyncio.create_task(self.writer_side.run(), name="agentflow-hearing")]
         if "worker" in roles:
             running += [self.worker_side.run(), self.calls.settling(), self.chores.settling()]
-            running.append(self.outlet.run())
+            running += [self.outlet.run(), self.calls.keeping(), self.ledger.run()]
         if "web" in roles:
             running += [self._listen(), self.inlet.run()]
         await self._look()
@@ -87,6 +90,7 @@ class RedisTransport:
 
     async def stop(self) -> None:
         await _cancel([*self._reading, *self._tasks])
+        await self.ledger.flush()
         for broker in (self.calls, self.chores):
             await broker.shutdown()
         await self._redis.aclose()
@@ -101,7 +105,19 @@ class RedisTransport:
 
     def room(self, queue: str) -> int:
         known = self._lengths.get(queue)
-        return 0 if known is None else MAX_UNCLAIMED - known - self._under_way[queue]
+        return (
+            0
+            if known is None
+            else self._depth(queue, MAX_UNCLAIMED) - known - self._under_way[queue]
+        )
+
+    def length(self, queue: str) -> int:
+        """How many of its calls lie here, as of a moment ago."""
+        return self._lengths.get(queue, 0)
+
+    def stir(self) -> None:
+        """The worker may have room for more."""
+        self.calls.stir()
 
     async def send(self, messages: Sequence[Message], chores: Sequence[Chore]) -> None:
         """Ring for all of these. A ring that is lost is repeated by the job's alarm."""

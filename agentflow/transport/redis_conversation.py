@@ -78,7 +78,8 @@ class _Asked:
 
 
 class RedisWorkerSide:
-    """How a worker reaches the writers. `stop` is called for attempts that are to be stopped."""
+    """How a worker reaches the writers. `stop` is called for attempts that are to be stopped,
+    `freed` for a line that is first in a queue for permits."""
 
     def __init__(self, redis: Link, worker: str) -> None:
         self._redis, self.worker = redis, worker
@@ -87,6 +88,7 @@ class RedisWorkerSide:
         self._fresh: list[_Asked | Beat] = []
         self._bell = asyncio.Event()
         self.stop: Callable[[JobId, int], None] = lambda _job, _attempt: None
+        self.freed: Callable[[str], None] = lambda _line: None
 
     async def claim(self, claim: Claim) -> Granted | Denied:
         answer = await self._ask(claim)
@@ -193,6 +195,8 @@ class RedisWorkerSide:
     def _understand(self, kind: str, *rest: Any) -> None:
         if kind == "stop":
             self.stop(JobId(rest[0]), rest[1])
+        elif kind == "freed":
+            self.freed(rest[0])
         elif kind == "answer":
             asked = self._open.get(rest[0])
             if asked is not None and not asked.answer.done():

@@ -104,6 +104,12 @@ def calls(queue: str, priority: int = 0) -> str:
     return f"{PREFIX}calls:{queue}:{level}"
 
 
+def queue_of(stream: str) -> str:
+    """Whose calls lie in the stream; of one that is no stream of calls, its own name."""
+    parts = stream.split(":")
+    return parts[2] if len(parts) == 4 else stream
+
+
 def replies(worker: str) -> str:
     """List: what the writers answer one worker."""
     return f"{PREFIX}replies:{worker}"

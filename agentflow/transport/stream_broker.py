@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
 from redis.exceptions import ResponseError
@@ -32,6 +33,7 @@ from agentflow.transport.redis_link import (
     connect,
     heed_cancellation,
     make_group,
+    queue_of,
     reclaim,
 )
 
@@ -45,8 +47,13 @@ IDLE = 30.0
 
 RECLAIM_EVERY = 10.0
 
+CROWDED = 0.05
+"""Seconds between two looks at the streams while some of them have no room here."""
+
 FORGET = 600.0
 """Seconds of silence after which a consumer without messages is deleted."""
+
+Free: TypeAlias = Callable[[str, Mapping[str, int]], int]
 
 _ADD_ONCE = """
 local id = redis.call('HGET', KEYS[2], ARGV[1])
@@ -64,8 +71,8 @@ if redis.call('HGET', KEYS[2], ARGV[3]) == ARGV[2] then redis.call('HDEL', KEYS[
 """In one step: a message that is acknowledged and still there would be nobody's for ever."""
 
 _READ_IN_ORDER = """
-for _, stream in ipairs(KEYS) do
-  local read = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[3],
+for place, stream in ipairs(KEYS) do
+  local read = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[2 + place],
     'STREAMS', stream, '>')
   if read and #read[1][2] > 0 then return read[1] end
 end
@@ -84,11 +91,11 @@ class Entry:
 
 
 class StreamBroker(RedisStreamBroker):
-    """`streams` in the order in which they are read; `free` is how many messages have room."""
+    """`streams` in the order in which they are read; `free` is how many more messages of a queue
+    have room, given how many of each were handed out and are not settled. `stir` tells that there
+    may be more room."""
 
-    def __init__(
-        self, url: str, streams: Sequence[str], consumer: str, free: Callable[[], int]
-    ) -> None:
+    def __init__(self, url: str, streams: Sequence[str], consumer: str, free: Free) -> None:
         super().__init__(url, streams[0], consumer_name=consumer, consumer_id="0")
         self.streams, self._free = list(streams), free
         self.redis: Link = connect(url)
@@ -99,7 +106,7 @@ class StreamBroker(RedisStreamBroker):
         self._buffer: list[Entry] = []
         self._handed: set[Entry] = set()
         self._settled: list[Entry] = []
-        self._bell = asyncio.Event()
+        self._bell, self._stirred = asyncio.Event(), asyncio.Event()
         self._was_cut = False
         self._reclaimed_at = 0.0
 
@@ -145,6 +152,9 @@ class StreamBroker(RedisStreamBroker):
         stream = message.labels.get("queue_name") or self.streams[0]
         await self.send([(stream, message)])
 
+    def stir(self) -> None:
+        self._stirred.set()
+
     # -- receiving -------------------------------------------------------------------------------
 
     async def listen(self) -> AsyncGenerator[AckableMessage, None]:
@@ -168,8 +178,29 @@ class StreamBroker(RedisStreamBroker):
             self._handed.discard(entry)
             self._settled.append(entry)
             self._bell.set()
+            self.stir()
 
         return ack
+
+    async def keeping(self) -> None:
+        """Tell again and again that what waits here is not left behind; runs until it is
+        cancelled."""
+        while True:
+            await asyncio.sleep(RECLAIM_EVERY)
+            await self._survive(self._keep)
+
+    async def _keep(self) -> None:
+        async with self.redis.pipeline(transaction=False) as pipe:
+            for stream in {entry.stream for entry in self._handed}:
+                ids = [entry.id for entry in self._handed if entry.stream == stream]
+                pipe.xclaim(stream, WORKERS, self.consumer_name, 0, ids, idle=0, justid=True)
+            await pipe.execute()
+
+    def _room(self) -> dict[str, int]:
+        """The streams whose messages have room, in order, and how many of them at once."""
+        handed = Counter(queue_of(entry.stream) for entry in self._handed)
+        room = {queue: self._free(queue, handed) for queue in map(queue_of, self.streams)}
+        return {s: min(n, AT_ONCE) for s in self.streams if (n := room[queue_of(s)]) > 0}
 
     async def _fill(self) -> None:
         self._buffer = await self._fetch()
@@ -180,19 +211,27 @@ class StreamBroker(RedisStreamBroker):
             self._was_cut = False
             if found:
                 return found
+        self._stirred.clear()
+        room = self._room()
         now = time.monotonic()
         if now - self._reclaimed_at > RECLAIM_EVERY:
-            found = await self._left_behind()
+            found = await self._left_behind(room)
             self._reclaimed_at = now
             if found:
                 return found
-        most = max(1, min(self._free() - len(self._handed), AT_ONCE))
-        read = await self._read_in_order(self.streams, [WORKERS, self.consumer_name, most])
+        read = room and await self._read_in_order(
+            list(room), [WORKERS, self.consumer_name, *room.values()]
+        )
         if read:
             stream, entries = read
             self._rotate(stream.decode())
             pairs = [(id, dict(zip(f[::2], f[1::2], strict=True))) for id, f in entries]
             return [_entry(stream.decode(), id, fields) for id, fields in pairs]
+        if len(room) < len(self.streams):  # to block on some would keep from hearing of the others
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CROWDED):
+                    await self._stirred.wait()
+            return []
         answer = await self.redis.xreadgroup(
             WORKERS,
             self.consumer_name,
@@ -220,12 +259,12 @@ class StreamBroker(RedisStreamBroker):
         handed = {(entry.stream, entry.id) for entry in self._handed}
         return [e for e in await self._mine() if (e.stream, e.id) not in handed]
 
-    async def _left_behind(self) -> list[Entry]:
+    async def _left_behind(self, room: Mapping[str, int]) -> list[Entry]:
         """What workers took and died with; for want of new messages nobody else would ask."""
         await self._settle()  # what was taken up in an outage is not left behind
         found: list[Entry] = []
-        for stream in self.streams:
-            entries = await reclaim(self.redis, stream, WORKERS, self.consumer_name, IDLE, AT_ONCE)
+        for stream, most in room.items():
+            entries = await reclaim(self.redis, stream, WORKERS, self.consumer_name, IDLE, most)
             found += [_entry(stream, id, fields) for id, fields in entries]
             await bury(self.redis, stream, WORKERS, FORGET)
         return found

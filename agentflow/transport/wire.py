@@ -47,6 +47,7 @@ def dump_said(said: Claim | Envelope | Beat) -> JsonObject:
                 "nonce": said.nonce,
                 "worker": said.worker,
                 "task": said.task,
+                "account": said.account,
             }
         case Envelope():
             return {"kind": "report", **dump_envelope(said)}
@@ -57,9 +58,8 @@ def dump_said(said: Claim | Envelope | Beat) -> JsonObject:
 def load_said(said: JsonObject) -> Claim | Envelope | Beat:
     match said["kind"]:
         case "claim":
-            return Claim(
-                JobId(said["job"]), said["attempt"], said["nonce"], said["worker"], said["task"]
-            )
+            claim = said["attempt"], said["nonce"], said["worker"], said["task"]
+            return Claim(JobId(said["job"]), *claim, said.get("account"))
         case "report":
             return load_envelope(said)
         case "beat":

@@ -36,7 +36,7 @@ COUNT_EVERY = 5.0
 class Gauges:
     """What is measured when somebody looks. `queues` tells how many calls wait in the broker, by
     provider, and `redis` whether it answers, None where there is none. A worker has no
-    `database`."""
+    `database`; it alone has `limits`: who waits for a permit and which are held."""
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class Gauges:
         queues: Callable[[], Mapping[str, int]],
         redis: Callable[[], bool] | None,
         database: Database | None,
+        limits: Callable[[], tuple[Mapping[str, int], Mapping[str, int]]] | None = None,
     ) -> None:
         self.metrics, self._clock = metrics, clock
         self._queues, self._redis, self._database = queues, redis, database
@@ -53,6 +54,12 @@ class Gauges:
         self._lengths = metrics.gauge("queue_length", "Calls in the broker, unclaimed.", "queue")
         if redis is not None:
             self._redis_up = metrics.gauge("redis_up", "Whether Redis answers.")[()]
+        self._limits = limits
+        if limits is not None:
+            self._waiting = metrics.gauge(
+                "limit_waiting", "Calls that wait in this worker for a permit.", "limit"
+            )
+            self._permits = metrics.gauge("limit_held", "Permits this worker holds.", "limit")
         if database is not None:
             self._database_up = metrics.gauge("database_up", "Whether the database answers.")[()]
             self._open = metrics.gauge("open_jobs", "Jobs that are not final.", "status")
@@ -65,6 +72,10 @@ class Gauges:
         self._lengths.reset({(queue,): n for queue, n in self._queues().items()})
         if self._redis is not None:
             self._redis_up.set(self._redis())
+        if self._limits is not None:
+            waiting, held = self._limits()
+            self._waiting.reset({(limit,): n for limit, n in waiting.items()})
+            self._permits.reset({(limit,): n for limit, n in held.items()})
         if self._database is not None:
             try:
                 await self._read()

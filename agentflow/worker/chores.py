@@ -150,7 +150,8 @@ def _call(worker: Worker, chore: Chore) -> Call:
     task = worker.catalogue.task(chore.task)
     ready = worker.catalogue.of_task(chore.task)
     grant = Granted(CHORE_TIMEOUT, chore.deadline, True)
-    return worker.make_call(task, ready, chore.job_id, chore.attempt, chore.token, grant)
+    about = chore.job_id, chore.attempt, chore.token
+    return worker.make_call(task, ready, *about, grant, chore.account)
 
 
 async def _report(worker: Worker, chore: Chore, news: Event, source: From = From.POLL) -> None:

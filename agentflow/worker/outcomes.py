@@ -109,7 +109,8 @@ def redacted(text: str, settings: Any) -> str:
     for name in type(settings).model_fields:
         value = getattr(settings, name)
         if isinstance(value, SecretStr):
-            for secret in [value.get_secret_value(), *value.get_secret_value().split(",")]:
+            whole = value.get_secret_value()
+            for secret in [whole, *whole.replace(",", " ").split()]:
                 if len(secret.strip()) >= 6:
                     text = text.replace(secret.strip(), "***")
     return text

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from typing import Any, Protocol
 
-from pydantic import TypeAdapter
-from taskiq import AsyncBroker
+import structlog
+from pydantic import TypeAdapter, ValidationError
+from taskiq import AckableMessage, AsyncBroker
 from taskiq.acks import AcknowledgeType
 from taskiq.receiver import Receiver
 
@@ -17,10 +19,17 @@ from agentflow.transport.local import CHORE
 from agentflow.worker.chores import do_chore
 from agentflow.worker.worker import Worker
 
+log = structlog.get_logger(__name__)
+
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
 _CHORE: TypeAdapter[Chore] = TypeAdapter(Chore)
 
 CHORES_AT_ONCE = 32
+
+UNBOUNDED = 1_000_000
+"""The broker hands out no more calls than the waiting room has room for."""
+
+_ACK: ContextVar[Callable[[], Any]] = ContextVar("_ACK", default=lambda: None)
 
 
 class Brokers(Protocol):
@@ -49,8 +58,15 @@ def register_task(brokers: Brokers, worker: Worker, name: str) -> None:
     name."""
 
     async def call(message: dict[str, Any]) -> None:
+        taken = _ACK.get()
+        try:
+            understood = _MESSAGE.validate_python(message)
+        except ValidationError as error:  # of another version; the job's alarm rings again
+            log.error("A message was not understood", error=str(error)[:200])
+            taken()
+            return
         with contextlib.suppress(asyncio.CancelledError):  # a stop, which Taskiq calls an error
-            await worker.execute(_MESSAGE.validate_python(message))
+            await worker.execute(understood, taken)
 
     call.__name__ = call.__qualname__ = name.replace(".", "_")
     brokers.calls.register_task(call, task_name=name)
@@ -59,12 +75,12 @@ def register_task(brokers: Brokers, worker: Worker, name: str) -> None:
 class Serving:
     """Receives from both brokers until stopped."""
 
-    def __init__(self, brokers: Brokers, worker: Worker, concurrency: int) -> None:
+    def __init__(self, brokers: Brokers, worker: Worker) -> None:
         self._worker = worker
         self._finish = asyncio.Event()
         self._receivers = [
-            _receiver(brokers.calls, concurrency),
-            _receiver(brokers.chores, CHORES_AT_ONCE),
+            _receiver(brokers.calls, UNBOUNDED, _Receiver, AcknowledgeType.MANUAL),
+            _receiver(brokers.chores, CHORES_AT_ONCE, Receiver, AcknowledgeType.WHEN_RECEIVED),
         ]
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -94,10 +110,21 @@ async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
             await task
 
 
-def _receiver(broker: AsyncBroker, at_once: int) -> Receiver:
-    return Receiver(
+class _Receiver(Receiver):
+    """Hands a message's acknowledgement on to its task, which knows when the message is its own."""
+
+    async def callback(self, message: bytes | AckableMessage, raise_err: bool = False) -> None:
+        if isinstance(message, AckableMessage):
+            _ACK.set(message.ack)  # of this message's own task
+        await super().callback(message, raise_err)
+
+
+def _receiver(
+    broker: AsyncBroker, at_once: int, kind: type[Receiver], ack_type: AcknowledgeType
+) -> Receiver:
+    return kind(
         broker,
-        ack_type=AcknowledgeType.WHEN_RECEIVED,
+        ack_type=ack_type,
         max_async_tasks=at_once,
         max_prefetch=0,
         run_startup=False,

@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import cache
@@ -37,15 +37,19 @@ from agentflow.core.events import Source as From
 from agentflow.core.job import Status
 from agentflow.core.providers import Task
 from agentflow.core.results import Artifact, Custody, artifact_place
-from agentflow.errors import InvalidInput, ProviderFailure
+from agentflow.errors import ErrorKind, InvalidInput, ProviderFailure
 from agentflow.plugins.catalogue import Catalogue, Ready
+from agentflow.plugins.limiting import Limits
 from agentflow.telemetry import traces
 from agentflow.telemetry.metrics import Metrics
 from agentflow.transport.conversation import Claim, Denied, Granted, Message, WorkerSide
 from agentflow.transport.live import Outlet
+from agentflow.transport.permits import Ledger, LocalLedger
 from agentflow.types import JobId, Token, new_id
 from agentflow.worker.call import Call
+from agentflow.worker.line import Permit
 from agentflow.worker.outcomes import failure_of, outcome_of
+from agentflow.worker.room import Room
 from agentflow.worker.speech import Speech
 from agentflow.worker.spool import Spool
 
@@ -75,15 +79,19 @@ class Worker:
         allow_downloads: frozenset[str] = frozenset(),
         metrics: Metrics | None = None,
         outlet: Outlet | None = None,
+        limits: Limits | None = None,
+        ledger: Ledger | None = None,
+        concurrency: int = 64,
     ) -> None:
         self.id = id
         self.outlet = outlet
         """Where live text goes; None: nowhere."""
         self.metrics = metrics or Metrics(catalogue.tasks, catalogue.providers)
+        self.limits = limits or Limits(catalogue)
+        ledger = ledger or LocalLedger(lambda: clock.now().timestamp())
+        self.room = Room(ledger, concurrency, self.metrics)
         self._stopping = asyncio.Event()
         self._asking: dict[str, Claim] = {}
-        self.busy = 0
-        """Messages taken up and not done with."""
         self.catalogue, self.writer, self.store = catalogue, writer, store
         self.spool, self.clock = spool, clock
         self.max_result, self.max_artifact = max_result, max_artifact
@@ -101,25 +109,27 @@ class Worker:
             await self.writer.report(envelope)
             self.spool.confirmed(envelope)
 
-    async def execute(self, message: Message) -> None:
-        """One broker message: claim, call, report. Never raises but for cancellation."""
-        self.busy += 1
+    async def execute(self, message: Message, taken: Callable[[], None] = lambda: None) -> None:
+        """One broker message: wait for a permit, claim, call, report. Never raises but for
+        cancellation. `taken` is called once the message is ours to answer for; one that waits is
+        not, and goes to another worker if this one stops."""
         about = {"job_id": message.job_id, "attempt": message.attempt, "task": message.task}
-        try:
-            with bound_contextvars(**about):
-                await self._execute(message)
-        finally:
-            self.busy -= 1
+        demand = self.limits.for_call(message.task, message.input)
+        with bound_contextvars(**about):
+            async with self.room.place(message, demand) as permit:
+                if permit is not None:
+                    taken()
+                    await self._execute(message, permit)
 
-    async def _execute(self, message: Message) -> None:
+    async def _execute(self, message: Message, permit: Permit) -> None:
         task = self.catalogue.task(message.task)
-        nonce = new_id("nonce")
-        claim = Claim(message.job_id, message.attempt, nonce, self.id, task.name)
+        nonce, account = new_id("nonce"), permit.option.account
+        claim = Claim(message.job_id, message.attempt, nonce, self.id, task.name, account)
         if task.policy.repeatable and not self.catalogue.prices.has(task.name):
             # What has a price may be under a budget, which has its say with the grant.
             asking = asyncio.ensure_future(self.writer.claim(claim))
             grant = Granted(task.policy.timeout, message.deadline, True)
-            await self._call(task, message, grant, nonce, asking)
+            await self._call(task, message, grant, permit, claim, asking)
             return
         if self._stopping.is_set():
             return
@@ -130,13 +140,14 @@ class Worker:
             denied = isinstance(answer, Denied)
             span.set_attribute("outcome", "denied" if denied else "granted")
         if isinstance(answer, Denied):
+            self.room.give_back(permit)
             log.debug("Claim denied", job_id=message.job_id, reason=answer.reason)
             await self._decline(claim, answer)
             return
         if self._stopping.is_set():
             await self.report(self._unused(claim))
             return
-        await self._call(task, message, answer, nonce, None)
+        await self._call(task, message, answer, permit, claim, None)
 
     async def _decline(self, claim: Claim, denied: Denied) -> None:
         """A job may be canceled before the answer to a claim goes out, in the claim's own turn
@@ -160,6 +171,7 @@ class Worker:
         """Let running calls end for `grace` seconds; hand back what then still runs. A claim that
         is not answered by then is given up in the spool: it may have been granted all the same."""
         self._stopping.set()
+        self.room.close()
         tasks = {r.task for r in self.running.values()}
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
@@ -210,13 +222,14 @@ class Worker:
         task: Task[Any],
         message: Message,
         grant: Granted,
-        nonce: str,
+        permit: Permit,
+        claim: Claim,
         asking: asyncio.Future[Granted | Denied] | None,
     ) -> None:
         """The span is the current one of the plugin's code, so that those of its HTTP client, if
         that is instrumented, lie within."""
         with self._span("call", message) as span:
-            await self._traced_call(task, message, grant, nonce, asking, span)
+            await self._traced_call(task, message, grant, permit, claim, asking, span)
 
     def _span(self, what: str, message: Message) -> AbstractContextManager[traces.Span]:
         return traces.span(
@@ -233,27 +246,30 @@ class Worker:
         task: Task[Any],
         message: Message,
         grant: Granted,
-        nonce: str,
+        permit: Permit,
+        claim: Claim,
         asking: asyncio.Future[Granted | Denied] | None,
         span: traces.Span,
     ) -> None:
-        ready = self.catalogue.of_task(task.name)
+        ready, nonce = self.catalogue.of_task(task.name), claim.nonce
         shielded = not task.policy.repeatable and not ready.provider.local
         speech = Speech(message.job_id, message.attempt, nonce, self.outlet)
-        work = asyncio.ensure_future(self._outcome(task, ready, message, grant, shielded, speech))
+        work = asyncio.ensure_future(
+            self._outcome(task, ready, message, grant, shielded, permit, speech)
+        )
         running = Running(work, shielded)
         key = (message.job_id, message.attempt)
         self.running[key] = running
         began = time.perf_counter()
         try:
             event = await _ended(work)
+            self._settle(permit, event)
             await speech.end()
             said = _outcome_name(event, running)
             span.set_attribute("outcome", said)
             label = self.metrics.task(task.name)
             self.metrics.calls[label, said].observe(time.perf_counter() - began)
             if asking is not None and isinstance(answer := await asking, Denied):
-                claim = Claim(message.job_id, message.attempt, nonce, self.id, task.name)
                 await self._decline(claim, answer)
                 return
             if running.abandoned and event is None:
@@ -267,6 +283,13 @@ class Worker:
         finally:
             self.running.pop(key, None)
 
+    def _settle(self, permit: Permit, event: Event | None) -> None:
+        """The permit covers the call alone: what is reported now may take its time."""
+        error = event.error if isinstance(event, Failed) else None
+        if error and error.kind is ErrorKind.RATE_LIMITED and error.retry_after:
+            self.room.pause(permit, error.retry_after)
+        self.room.give_back(permit)
+
     async def _outcome(
         self,
         task: Task[Any],
@@ -274,13 +297,16 @@ class Worker:
         message: Message,
         grant: Granted,
         shielded: bool,
+        permit: Permit,
         speech: Speech,
     ) -> Event:
         """Run the task's function. Everything but cancellation becomes an event."""
-        call = self.make_call(task, ready, message.job_id, message.attempt, message.token, grant)
+        about = message.job_id, message.attempt, message.token
+        call = self.make_call(task, ready, *about, grant, permit.option.account)
         call = replace(call, on_text=speech.say)
         try:
             input = task.validate(message.input)
+            self.room.begin(permit)
             async with asyncio.timeout(grant.timeout):
                 returned = await run_function(task.function, call, input)
             return await self.stored(outcome_of(returned, task), message.job_id)
@@ -300,6 +326,7 @@ class Worker:
         attempt: int,
         token: Token,
         grant: Granted,
+        account: str | None,
     ) -> Call:
         last = 0.0
 
@@ -313,7 +340,7 @@ class Worker:
             self._tell(self.envelope(job, new_id(f"progress:{attempt}"), event))
 
         return Call(
-            settings=ready.settings,
+            settings=ready.settings_of(account),
             http=self.http,
             job_id=job,
             attempt=attempt,

@@ -179,11 +179,10 @@ class Batch:
                 if i >= len(held.before.attempts):
                     fresh.append(attempt_values(held.job, a))
                 elif held.before.attempts[i] != a:
-                    changed.append(
-                        [a.nonce, a.worker, a.external_id, a.started_at, held.job.id, a.number]
-                    )
+                    values = [a.nonce, a.worker, a.external_id, a.started_at, a.account]
+                    changed.append([*values, held.job.id, a.number])
         await sql.insert("agentflow_attempts", ATTEMPT, fresh)
-        columns = ("nonce", "worker", "external_id", "started_at")
+        columns = ("nonce", "worker", "external_id", "started_at", "account")
         await sql.update("agentflow_attempts", columns, ("job_id", "number"), changed)
 
     def _entry(

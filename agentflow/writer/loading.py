@@ -10,10 +10,11 @@ from agentflow.core.job import Attempt, Job
 from agentflow.store.rows import JOB_COLUMNS, Row, attempt_from, job_from, loads
 from agentflow.store.sql import Sql
 from agentflow.types import JobId, Json
+from agentflow.writer.turns import Turns
 
 _BESIDE = ("entity", "tags", "metadata", "input", "priority", "callback_url", "trace")
 _COLUMNS = ", ".join(f'"{c}"' for c in (*JOB_COLUMNS, *_BESIDE))
-_ATTEMPTS = '"job_id", "number", "token", "nonce", "worker", "external_id", "started_at"'
+_ATTEMPTS = '"job_id", "number", "token", "nonce", "worker", "external_id", "started_at", "account"'
 
 
 class Beside:
@@ -104,11 +105,17 @@ async def known_envelopes(sql: Sql, wanted: Sequence[tuple[str, str]]) -> set[tu
 
 
 async def due_jobs(
-    sql: Sql, now: datetime, silent: datetime, rooms: Mapping[str, int], paused: set[str], most: int
+    sql: Sql,
+    now: datetime,
+    silent: datetime,
+    rooms: Mapping[str, int],
+    paused: set[str],
+    most: int,
+    turns: Turns | None = None,
 ) -> list[str]:
     """Jobs whose alarm went off: scheduled and queued ones by `now`; those of whom somebody should
-    have spoken by `silent`, up to which everything said was read. Queued ones, by priority, only
-    as many of each provider as `rooms` says."""
+    have spoken by `silent`, up to which everything said was read. Queued ones only as many of each
+    provider as `rooms` says, the tenants in `turns`."""
     due = await sql.rows(
         f'SELECT "id" FROM "agentflow_jobs" WHERE "wake_at" <= {sql.mark(1)}'
         f' AND "status" <> \'queued\' AND ("status" = \'scheduled\' OR "wake_at" <= {sql.mark(2)})'
@@ -120,20 +127,12 @@ async def due_jobs(
         f' AND "deadline" <= {sql.mark(1)} ORDER BY "deadline" LIMIT {most}',
         [now],
     )
+    ids = [row["id"] for row in due]
+    turns = turns or Turns()
     for queue, room in rooms.items():
         if room > 0:
-            due += await _ready(sql, now, queue, min(room, most), paused)
-    return [row["id"] for row in due]
-
-
-async def _ready(sql: Sql, now: datetime, queue: str, most: int, paused: set[str]) -> list[Any]:
-    return await sql.rows(
-        'SELECT "id" FROM "agentflow_jobs" WHERE "status" = \'queued\''
-        f' AND "queue" = {sql.mark(1)} AND "wake_at" <= {sql.mark(2)}'
-        f' AND "deadline" > {sql.mark(3)} AND NOT {sql.among("task", 4)}'
-        f' ORDER BY "priority" DESC, "id" LIMIT {most}',
-        [queue, now, now, sql.array(paused)],
-    )
+            ids += await turns.ready(sql, now, queue, min(room, most), paused)
+    return ids
 
 
 async def next_alarm(sql: Sql, queues: Collection[str], paused: Collection[str] = ()) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agentflow.core.submission import JobSpec, NewJob
 from agentflow.plugins.catalogue import Catalogue
 from agentflow.writer.handlers import Handlers
+from agentflow.writer.turns import Turns
 
 Prepare = Callable[[JobSpec, str], NewJob]
 """Checks what a handler wants to start, for a tenant."""
@@ -25,6 +26,7 @@ class Tools:
     handler_budget: float
     handler_timeout: float
     park_for: float
+    turns: Turns = field(default_factory=Turns)
 
     def rooms(self, paused: set[str]) -> dict[str, int]:
         """How many messages the queue of each provider takes that is not paused."""

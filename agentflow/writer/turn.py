@@ -156,7 +156,9 @@ class Turn:
         due: list[str] = []
         if self.silent and drained:  # rule 8: silence is judged when everything heard was read
             rooms = self.tools.rooms(self.paused)
-            due = await due_jobs(self.sql, self.now, self.silent, rooms, self.paused, MOST)
+            due = await due_jobs(
+                self.sql, self.now, self.silent, rooms, self.paused, MOST, self.tools.turns
+            )
             due = [id for id in due if self._wanted(id)]
             await expire_parked(self.sql, self.now)
         envelopes = [(h, self._envelope(h)) for h in self.heard]
@@ -465,8 +467,8 @@ def holds(paused: set[str], claim: Claim) -> bool:
 
 def _envelope(heard: Heard, now: datetime) -> Envelope | None:
     match heard.said:
-        case Claim(job_id=job, attempt=attempt, nonce=nonce, worker=worker):
-            event = Started(nonce, worker, attempt=attempt)
+        case Claim(job_id=job, attempt=attempt, nonce=nonce, worker=worker, account=account):
+            event = Started(nonce, worker, account, attempt=attempt)
             return Envelope(f"claim:{attempt}:{nonce}", Source.WORKER, now, job, event)
         case Envelope():
             return heard.said
@@ -490,7 +492,7 @@ def grant(batch: Batch, claim: Claim, tools: Tools) -> Granted | Denied:
 def message_of(job: Job, beside: Beside) -> Message:
     return Message(
         job.id, job.attempt, job.current.token, job.task, beside.input, job.deadline,
-        beside.priority, beside.trace,
+        beside.priority, beside.trace, job.tenant,
     )  # fmt: skip
 
 
@@ -516,6 +518,7 @@ def chore_of(job: Job, ring: Ring, trace: str | None) -> Chore | None:
         artifacts=[_plain(a) for a in artifacts],
         worker=attempt.worker,
         trace=trace,
+        account=attempt.account,
     )
 
 

@@ -27,7 +27,7 @@ from taskiq.receiver import Receiver
 from agentflow.transport import stream_broker
 from agentflow.transport.conversation import Message
 from agentflow.transport.redis_link import WORKERS, Link, calls, connect
-from agentflow.transport.stream_broker import AT_ONCE, StreamBroker
+from agentflow.transport.stream_broker import AT_ONCE, Free, StreamBroker
 from agentflow.types import JobId, Token, utcnow
 
 DATABASES = ()
@@ -41,7 +41,7 @@ HIGH, NORMAL, LOW = STREAMS = [f"agentflow:calls:fake:{x}" for x in ("high", "no
 class Bench:
     """One end of the broker: `read` are the keys of the messages it listened to."""
 
-    def __init__(self, url: str, name: str, free: Callable[[], int] = lambda: 100) -> None:
+    def __init__(self, url: str, name: str, free: Free = lambda queue, handed: 100) -> None:
         self.broker = StreamBroker(url, STREAMS, name, free)
         self.read: list[str] = []
         self.tasks: list[asyncio.Task[Any]] = []
@@ -123,6 +123,10 @@ async def redis(redis_url: str) -> AsyncIterator[Link]:
 async def one(redis_url: str) -> AsyncIterator[Bench]:
     async with bench(redis_url) as made:
         yield made
+
+
+def hands(count: int, busy: Callable[[], int]) -> Free:
+    return lambda queue, handed: count - busy() - sum(handed.values())
 
 
 async def until(true: Callable[[], Any], seconds: float = PATIENCE) -> None:
@@ -266,7 +270,7 @@ async def _is_empty(redis: Link) -> bool:
 
 
 async def test_the_more_urgent_is_read_first(redis_url: str) -> None:
-    async with bench(redis_url, free=lambda: 1) as one:
+    async with bench(redis_url, free=lambda *_: 1) as one:
         for stream, keys in ((LOW, "ab"), (NORMAL, "cd"), (HIGH, "ef")):
             await one.send(*keys, to=stream)
         one.listen()
@@ -298,7 +302,7 @@ async def test_a_worker_reads_no_more_than_it_has_room_for(
         await gate.wait()
         busy -= 1
 
-    async with bench(redis_url, free=lambda: 4 - busy) as one, bench(redis_url, "w2") as two:
+    async with bench(redis_url, free=hands(4, lambda: busy)) as one, bench(redis_url, "w2") as two:
         await one.call(*(f"early{n}/1" for n in range(first)))
         one.receive(4, work)
         await one.call(*(f"late{n}/1" for n in range(6)))
@@ -312,7 +316,7 @@ async def test_a_worker_reads_no_more_than_it_has_room_for(
 async def test_what_was_handed_on_and_not_taken_up_fills_a_hand(
     redis_url: str, redis: Link
 ) -> None:
-    async with bench(redis_url, free=lambda: 4) as one:
+    async with bench(redis_url, free=hands(4, lambda: 0)) as one:
         await one.send("a/1", "b/1", "c/1")
         messages = one.broker.listen()
         for _ in range(3):
@@ -335,7 +339,7 @@ async def test_a_crowd_that_wakes_an_idle_worker_does_not_fill_its_hands_twice(
         await gate.wait()
         busy -= 1
 
-    async with bench(redis_url, free=lambda: 2 - busy) as one, bench(redis_url, "w2") as two:
+    async with bench(redis_url, free=hands(2, lambda: busy)) as one, bench(redis_url, "w2") as two:
         one.receive(2, work)
         await asyncio.sleep(0.2)  # until it blocks
         for n, stream in enumerate([HIGH, NORMAL, LOW, NORMAL, NORMAL, HIGH]):
@@ -347,6 +351,31 @@ async def test_a_crowd_that_wakes_an_idle_worker_does_not_fill_its_hands_twice(
         gate.set()
 
 
+async def test_a_queue_without_room_does_not_hide_another(redis_url: str) -> None:
+    one = Bench(redis_url, "w1", lambda queue, handed: 0 if queue == "fake" else 9)
+    one.broker.streams.append("agentflow:calls:other:normal")
+    await one.send("a/1", "b/1")
+    one.listen()
+    await asyncio.sleep(0.3)
+    assert one.read == []
+    await one.send("x/1", to="agentflow:calls:other:normal")
+    await until(lambda: one.read == ["x/1"])
+    await one.stop()
+    await one.broker.shutdown()
+
+
+async def test_what_has_room_again_is_read_at_once(redis_url: str) -> None:
+    room = 0
+    async with bench(redis_url, free=lambda *_: room) as one:
+        await one.send("a/1")
+        one.listen()
+        await asyncio.sleep(0.2)
+        assert one.read == []
+        room = 9
+        one.broker.stir()
+        await until(lambda: one.read == ["a/1"])
+
+
 # -- workers that end ------------------------------------------------------------------------------
 
 
@@ -355,6 +384,25 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_broker, "IDLE", 0.4)
     monkeypatch.setattr(stream_broker, "RECLAIM_EVERY", 0.1)
     monkeypatch.setattr(stream_broker, "BLOCK", 0.2)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_waits_in_a_worker_that_lives_is_not_taken_over(redis_url: str) -> None:
+    """It is not acknowledged before it is taken up; if the worker dies, another has it."""
+    async with bench(redis_url) as one, bench(redis_url, "w2") as two:
+        await one.send("a/1", "b/1")
+        one.listen(ack=False)
+        keeping = asyncio.create_task(one.broker.keeping())
+        await until(lambda: one.read == ["a/1", "b/1"])
+        two.listen()
+        await asyncio.sleep(1.5)
+        assert two.read == []
+        await one.send("a/1")
+        await asyncio.sleep(0.2)
+        assert one.read + two.read == ["a/1", "b/1"], "its like is not added while it waits"
+        keeping.cancel()
+        await one.die()
+        await until(lambda: sorted(two.read) == ["a/1", "b/1"])
 
 
 @pytest.mark.usefixtures("impatient")

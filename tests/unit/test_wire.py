@@ -31,7 +31,7 @@ def report(event: Any) -> Envelope:
     return Envelope("out:1:nonce", Source.WORKER, THEN, JOB, event)
 
 
-CLAIM = Claim(JOB, 2, "nonce", "worker_1", "fake.work")
+CLAIM = Claim(JOB, 2, "nonce", "worker_1", "fake.work", "account_1")
 BEAT = Beat("worker_1", [(JOB, 1), (JobId("job_" + "b" * 32), 3)])
 REPORTS = [
     report(Succeeded(Result(output={"a": [1, None]}, artifacts=[Artifact("http://x/y")]))),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agentflow import Changed, Delivery, Fact, Provider, StandardWebhooks
+from agentflow import Changed, Delivery, Fact, Limit, Provider, StandardWebhooks
 from agentflow_openai.failures import failure
 from agentflow_openai.prices import billed_as, prices
 from agentflow_openai.settings import OpenAISettings
@@ -12,6 +12,8 @@ from agentflow_openai.settings import OpenAISettings
 provider = Provider(
     "openai",
     settings=OpenAISettings,
+    keys="api_key",
+    limits=Limit(by="model"),  # which is how OpenAI counts: a 429 is about one model
     webhooks="account",
     scheme=StandardWebhooks(secret="webhook_secret"),
     description="OpenAI, or another service that speaks its API",

@@ -20,7 +20,8 @@ class OpenAISettings(BaseSettings):
     )
 
     api_key: SecretStr = SecretStr("")
-    """From https://platform.openai.com/api-keys; needed to make calls."""
+    """From https://platform.openai.com/api-keys; needed to make calls. One or several of different
+    projects, separated by commas or spaces."""
     base_url: str = "https://api.openai.com/v1"
     """Another service that speaks this API; with its version, as the SDK wants it."""
     webhook_secret: SecretStr = SecretStr("")

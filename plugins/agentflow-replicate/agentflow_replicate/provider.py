@@ -73,6 +73,7 @@ class Predict(BaseModel):
 provider = Provider(
     "replicate",
     settings=ReplicateSettings,
+    keys="api_token",
     webhooks="per_request",
     scheme=StandardWebhooks(secret="webhook_secret"),
     artifact_hosts=lambda settings: settings.output_hosts,

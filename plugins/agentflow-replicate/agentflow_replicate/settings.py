@@ -21,7 +21,8 @@ class ReplicateSettings(BaseSettings):
     )
 
     api_token: SecretStr = SecretStr("")
-    """From https://replicate.com/account/api-tokens; needed to make calls."""
+    """From https://replicate.com/account/api-tokens; needed to make calls. One or several of
+    different accounts, separated by commas or spaces."""
     base_url: str = "https://api.replicate.com"
     """Another address of the API, a simulator's for instance; without `/v1`."""
     webhook_secret: SecretStr = SecretStr("")

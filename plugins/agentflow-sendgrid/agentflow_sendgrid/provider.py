@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 provider = Provider(
     "sendgrid",
     settings=SendGridSettings,
+    keys="api_key",
     webhooks="account",
     scheme=EventWebhook(),
     max_body=4 * 1024 * 1024,

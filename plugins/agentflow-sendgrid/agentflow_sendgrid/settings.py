@@ -17,7 +17,7 @@ class SendGridSettings(BaseSettings):
     )
 
     api_key: SecretStr = SecretStr("")
-    """With the right to send mail."""
+    """With the right to send mail; one or several, separated by commas or spaces."""
     base_url: str = "https://api.sendgrid.com"
     """`https://api.eu.sendgrid.com` for an account in the EU."""
     webhook_public_key: str = ""
