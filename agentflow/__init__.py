@@ -15,6 +15,7 @@ __version__ = types.VERSION
 
 _PLACES = {
     "Accepted": "agentflow.core.events",
+    "AddressRefused": "agentflow.artifacts.errors",
     "AgentFlow": "agentflow.app",
     "Artifact": "agentflow.core.results",
     "AsyncClient": "agentflow.client",
@@ -27,13 +28,16 @@ _PLACES = {
     "ContentRejected": "agentflow.errors",
     "Cost": "agentflow.core.results",
     "Delivery": "agentflow.core.providers",
+    "Ed25519Jwks": "agentflow.webhooks.jwks",
     "Fact": "agentflow.core.providers",
     "Failed": "agentflow.core.events",
+    "Hmac": "agentflow.webhooks.hmacs",
     "InvalidInput": "agentflow.errors",
     "JobEvent": "agentflow.writer.handlers",
     "JobFailed": "agentflow.errors",
     "JobSpec": "agentflow.core.submission",
     "JobTimeout": "agentflow.errors",
+    "KeysUnavailable": "agentflow.errors",
     "Limit": "agentflow.core.limits",
     "ModelMessage": "agentflow.core.language",
     "ModelReply": "agentflow.core.language",
@@ -55,19 +59,25 @@ _PLACES = {
     "SettingsError": "agentflow.errors",
     "SignatureError": "agentflow.errors",
     "StandardWebhooks": "agentflow.webhooks.signatures",
+    "StaticHeader": "agentflow.webhooks.static",
     "Succeeded": "agentflow.core.events",
     "ToolCall": "agentflow.core.language",
     "Unavailable": "agentflow.errors",
+    "UnknownKey": "agentflow.errors",
     "Unstorable": "agentflow.errors",
     "Verified": "agentflow.core.providers",
     "WebhookEvent": "agentflow.writer.handlers",
+    "guarded_client": "agentflow.artifacts.guard",
     "hookimpl": "agentflow.plugins.hookspecs",
+    "scheme_of": "agentflow.webhooks.declared",
 }
 
 __all__ = sorted([*_PLACES, "__version__"])  # read by a test and by `dir`
 
 if TYPE_CHECKING:
     from agentflow.app import AgentFlow as AgentFlow
+    from agentflow.artifacts.errors import AddressRefused as AddressRefused
+    from agentflow.artifacts.guard import guarded_client as guarded_client
     from agentflow.client import AsyncClient as AsyncClient
     from agentflow.client import Client as Client
     from agentflow.core.events import Accepted as Accepted
@@ -98,6 +108,7 @@ if TYPE_CHECKING:
     from agentflow.errors import InvalidInput as InvalidInput
     from agentflow.errors import JobFailed as JobFailed
     from agentflow.errors import JobTimeout as JobTimeout
+    from agentflow.errors import KeysUnavailable as KeysUnavailable
     from agentflow.errors import OutcomeUnknown as OutcomeUnknown
     from agentflow.errors import PermissionRefused as PermissionRefused
     from agentflow.errors import ProviderError as ProviderError
@@ -108,10 +119,15 @@ if TYPE_CHECKING:
     from agentflow.errors import SettingsError as SettingsError
     from agentflow.errors import SignatureError as SignatureError
     from agentflow.errors import Unavailable as Unavailable
+    from agentflow.errors import UnknownKey as UnknownKey
     from agentflow.errors import Unstorable as Unstorable
     from agentflow.plugins.hookspecs import hookimpl as hookimpl
     from agentflow.settings import Settings as Settings
+    from agentflow.webhooks.declared import scheme_of as scheme_of
+    from agentflow.webhooks.hmacs import Hmac as Hmac
+    from agentflow.webhooks.jwks import Ed25519Jwks as Ed25519Jwks
     from agentflow.webhooks.signatures import StandardWebhooks as StandardWebhooks
+    from agentflow.webhooks.static import StaticHeader as StaticHeader
     from agentflow.worker.call import Call as Call
     from agentflow.writer.handlers import JobEvent as JobEvent
     from agentflow.writer.handlers import WebhookEvent as WebhookEvent

@@ -15,6 +15,8 @@
     │   ├── Unstorable           unstorable
     │   └── ProviderError        provider_error
     ├── SignatureError           a webhook that is not from whom it says
+    │   └── UnknownKey           by no key that we hold; another may fit
+    ├── KeysUnavailable          the keys that would tell cannot be fetched
     ├── SettingsError            refused at start, with the way to mend it
     ├── PluginError              a plugin breaks its contract
     ├── UsageError               the caller's code, with what to write instead
@@ -157,6 +159,14 @@ class ProviderError(ProviderFailure):
 
 class SignatureError(AgentflowError):
     """The signature does not fit the delivery."""
+
+
+class UnknownKey(SignatureError):
+    """The signature is by no key that we hold."""
+
+
+class KeysUnavailable(AgentflowError):
+    """The keys that webhooks are signed by cannot be fetched."""
 
 
 class SettingsError(AgentflowError):

@@ -8,10 +8,10 @@ say how to ask after it; `@provider.parse` translates webhooks. Functions may be
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import orjson
 from pydantic import BaseModel, JsonValue, TypeAdapter, ValidationError
@@ -48,10 +48,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What a signature vouches for: the delivery's id and the time it was sent, where it says."""
+    """What a signature vouches for: the delivery's id and the time it was sent, where it says.
+
+    `proof` names the headers, in lower case, that held it and are not to be kept.
+    """
 
     delivery_id: str | None = None
     sent_at: datetime | None = None
+    proof: tuple[str, ...] = field(default=(), compare=False)
 
 
 class Verifier(Protocol):
@@ -62,6 +66,19 @@ class Verifier(Protocol):
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: datetime) -> Verified:
         """Raise `SignatureError`, and nothing else whatever the input, for a forged delivery."""
+
+
+Get: TypeAlias = Callable[[str], Awaitable[bytes]]
+"""From a URL to what is there. Raises where there is nothing."""
+
+
+@runtime_checkable
+class FetchesKeys(Protocol):
+    """A verifier whose keys lie at the provider. It knows those it holds; for a signature by none
+    of them, `verify` raises `UnknownKey`, and is asked again after a `refresh`."""
+
+    async def refresh(self, get: Get, now: datetime) -> None:
+        """Hold the newest keys. Bounded, however often it is called. Raises `KeysUnavailable`."""
 
 
 class Scheme(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from datetime import datetime
 
@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from agentflow.core.providers import Verified
-from agentflow.errors import NotFound, SignatureError
+from agentflow.core.providers import FetchesKeys, Verified
+from agentflow.errors import KeysUnavailable, NotFound, SignatureError, UnknownKey
 from agentflow.plugins.catalogue import Ready
 from agentflow.store.inserts import InboxEntry
 from agentflow.store.observing import trace_of
@@ -22,6 +22,7 @@ from agentflow.telemetry import traces
 from agentflow.types import DEFAULT_TENANT, new_id
 from agentflow.web import schemas
 from agentflow.web.context import context, read
+from agentflow.web.keyring import fetch
 from agentflow.web.measuring import metrics_of
 from agentflow.web.responses import JsonResponse
 from agentflow.web.routes import Routes
@@ -51,7 +52,7 @@ async def receive(request: Request) -> Response:
     now = ctx.clock.now()
     received = metrics_of(request).deliveries
     try:
-        verified = _verified(ready, request, raw, now)
+        verified = await _verified(ready, request, raw, now)
     except SignatureError:
         received[ready.provider.name, "refused"].inc()
         raise
@@ -67,7 +68,7 @@ async def receive(request: Request) -> Response:
             provider=ready.provider.name,
             dedup_key=_dedup_key(verified.delivery_id, raw),
             token=token,
-            headers=_kept(request) | trace,
+            headers=_kept(request, verified.proof) | trace,
         )
         stored = await ctx.intake.add_inbox(entry)
     result = "stored" if stored.new else "duplicate"
@@ -110,15 +111,24 @@ def _ready(ready: Ready | None) -> Ready:
     return ready
 
 
-def _verified(ready: Ready, request: Request, raw: bytes, now: datetime) -> Verified:
+async def _verified(ready: Ready, request: Request, raw: bytes, now: datetime) -> Verified:
     """What the signature vouches for. Raises `SignatureError`, whatever the plugin's scheme does
-    with what a stranger wrote."""
-    assert ready.verifier is not None, "_ready refuses a provider without"
-    name = ready.provider.name
+    with what a stranger wrote; `KeysUnavailable` where it cannot be told."""
+    verifier, name = ready.verifier, ready.provider.name
+    assert verifier is not None, "_ready refuses a provider without"
     try:
-        return ready.verifier.verify(request.headers, raw, now)
+        try:
+            return verifier.verify(request.headers, raw, now)
+        except UnknownKey:
+            if not isinstance(verifier, FetchesKeys):
+                raise
+            await verifier.refresh(fetch, now)
+            return verifier.verify(request.headers, raw, now)
     except SignatureError as error:
         log.warning("Webhook refused", provider=name, why=error.message)
+        raise
+    except KeysUnavailable as error:
+        log.error("Webhook put off", provider=name, why=error.message)
         raise
     except Exception as error:
         log.error("A signature scheme broke its contract", provider=name, exc_info=error)
@@ -133,10 +143,12 @@ def _dedup_key(delivery_id: str | None, raw: bytes) -> str:
     return f"sha256:{hashlib.sha256(said).hexdigest()}"
 
 
-def _kept(request: Request) -> dict[str, str]:
-    """The headers worth keeping: none that could hold a secret, none that is absurd."""
+def _kept(request: Request, proof: Collection[str]) -> dict[str, str]:
+    """The headers worth keeping: none that could hold a secret or held the `proof`, none that is
+    absurd."""
     return {
         name: value
         for name, value in list(request.headers.items())[:_KEPT_HEADERS]
-        if not _SECRET.search(name) and len(value) <= 500 and value.isprintable()
+        if not _SECRET.search(name) and name not in proof
+        if len(value) <= 500 and value.isprintable()
     }

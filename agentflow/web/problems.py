@@ -14,6 +14,7 @@ from agentflow.errors import (
     AgentflowError,
     Conflict,
     InvalidInput,
+    KeysUnavailable,
     NotFound,
     SignatureError,
     StoreUnavailable,
@@ -27,6 +28,7 @@ _STATUS: dict[type[AgentflowError], tuple[int, str]] = {
     NotFound: (404, "Not found"),
     Conflict: (409, "Conflict"),
     SignatureError: (401, "Bad signature"),
+    KeysUnavailable: (503, "The keys are out of reach"),
     StoreUnavailable: (503, "The store does not answer"),
     ArtifactStoreError: (503, "The files are out of reach"),
 }
@@ -61,7 +63,8 @@ async def on_agentflow_error(request: Request, error: Exception) -> Response:
     for kind, (status, title) in _STATUS.items():
         if isinstance(error, kind):
             more = error.detail if isinstance(error, InvalidInput) else {}
-            headers = {"Retry-After": "2"} if status == 503 else None
+            wait = "60" if kind is KeysUnavailable else "2"
+            headers = {"Retry-After": wait} if status == 503 else None
             if isinstance(error, ArtifactStoreError):  # it names places on our disk
                 log.error("The artifact store failed", error=error.message)
                 return problem(status, title, "The artifact store failed.", headers)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import math
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,25 +19,24 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pydantic import SecretStr
-
 from agentflow.core.providers import Verified
 from agentflow.errors import SettingsError, SignatureError, UsageError
+from agentflow.webhooks.evidence import (
+    ID,
+    MAX_SIGNATURES,
+    TIMESTAMP,
+    check_tolerance,
+    decoded,
+    instant,
+    keys_of,
+    one,
+)
 
 KEY_PREFIX = "whsec_"
 MIN_KEY_BYTES = 24
 MAX_KEY_BYTES = 64
-MAX_SIGNATURES = 16
-"""Many times what a rotation of keys needs; it bounds the work a stranger can ask for."""
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-# Visible ASCII without the full stop. What is signed is `id.timestamp.body`, so with a full stop in
-# the id one signature would cover two deliveries: ("a", 1, "2.x") and ("a.1", 2, "x"). The spec
-# forbids it for that reason.
-_ID = re.compile(r"[!-\-/-~]{1,255}")
-# As a sender writes an integer, and never past the year 5138, so that it is always a datetime.
-_TIMESTAMP = re.compile(r"[1-9][0-9]{0,10}")
 _SIGNATURE = re.compile(r"[A-Za-z0-9]+,[A-Za-z0-9+/=_-]+")
 
 
@@ -54,10 +52,7 @@ class StandardWebhooks:
     tolerance: float = 300.0
 
     def verifier(self, settings: Any) -> StandardWebhooksVerifier:
-        value = getattr(settings, self.secret, None)
-        value = value.get_secret_value() if isinstance(value, SecretStr) else value
-        keys = value.replace(",", " ").split() if isinstance(value, str) else list(value or ())
-        return StandardWebhooksVerifier(keys, self.tolerance)
+        return StandardWebhooksVerifier(keys_of(settings, self.secret), self.tolerance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +78,15 @@ class StandardWebhooksVerifier:
             except ValueError as error:
                 place = f"Webhook key {number} of {len(self.keys)}"
                 raise SettingsError(f"{place} {error}") from None
-        if not (math.isfinite(self.tolerance) and self.tolerance > 0):
-            raise SettingsError("The webhook tolerance must be a positive number of seconds")
+        check_tolerance(self.tolerance)
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: datetime) -> Verified:
-        delivery_id = _header(headers, "webhook-id")
-        timestamp = _header(headers, "webhook-timestamp")
-        claimed = _claimed(_header(headers, "webhook-signature"))
-        if not _ID.fullmatch(delivery_id):
+        delivery_id = one(headers, "webhook-id")
+        timestamp = one(headers, "webhook-timestamp")
+        claimed = _claimed(one(headers, "webhook-signature"))
+        if not ID.fullmatch(delivery_id):
             raise SignatureError("malformed webhook-id")
-        if not _TIMESTAMP.fullmatch(timestamp):
-            raise SignatureError("malformed webhook-timestamp")
-
-        sent_at = datetime.fromtimestamp(int(timestamp), UTC)
-        age = (now - sent_at).total_seconds()
-        if not -self.tolerance <= age <= self.tolerance:
-            raise SignatureError("old timestamp" if age > 0 else "timestamp in the future")
+        sent_at = instant(timestamp, "webhook-timestamp", now, self.tolerance)
 
         for secret in self._secrets():
             expected = _v1(secret, delivery_id, timestamp, body)
@@ -121,12 +109,12 @@ def sign(key: str, delivery_id: str, sent_at: datetime, body: bytes) -> dict[str
     `sent_at` is aware, of any zone; its fraction of a second is dropped. Raises SettingsError for a
     key that receivers should refuse, UsageError for an id or a time that cannot be signed.
     """
-    if not _ID.fullmatch(delivery_id):
+    if not ID.fullmatch(delivery_id):
         raise UsageError("delivery_id must be 1 to 255 visible ASCII characters without '.'")
     if sent_at.utcoffset() is None:
         raise UsageError("sent_at must be aware: datetime.now(UTC)")
     timestamp = str((sent_at - _EPOCH) // timedelta(seconds=1))
-    if not _TIMESTAMP.fullmatch(timestamp):
+    if not TIMESTAMP.fullmatch(timestamp):
         raise UsageError("sent_at must lie between 1970 and 5138")
     try:
         secret = _secret(key)
@@ -150,16 +138,10 @@ def _secret(key: str) -> bytes:
         raise ValueError("is empty")
     if not key.startswith(KEY_PREFIX):
         raise ValueError(f"does not start with {KEY_PREFIX}")
-    text = key.removeprefix(KEY_PREFIX)
-    unpadded = text.rstrip("=")
     try:
-        secret = base64.b64decode(unpadded + "=" * (-len(unpadded) % 4))
+        secret = decoded(key.removeprefix(KEY_PREFIX))
     except ValueError:
         raise ValueError("is not base64") from None
-    # b64decode passes over characters it does not know, so only the way back shows what it read.
-    canonical = base64.b64encode(secret).decode()
-    if text not in (canonical, canonical.rstrip("=")):
-        raise ValueError("is not base64")
     if not MIN_KEY_BYTES <= len(secret) <= MAX_KEY_BYTES:
         raise ValueError(f"is not of {MIN_KEY_BYTES} to {MAX_KEY_BYTES} bytes")
     return secret
@@ -169,17 +151,6 @@ def _v1(secret: bytes, delivery_id: str, timestamp: str, body: bytes) -> str:
     mac = hmac.new(secret, f"{delivery_id}.{timestamp}.".encode("ascii"), hashlib.sha256)
     mac.update(body)
     return base64.b64encode(mac.digest()).decode()
-
-
-def _header(headers: Mapping[str, str], name: str) -> str:
-    values = [value for each, value in headers.items() if each.lower() == name]
-    match values:
-        case [value]:
-            return value
-        case []:
-            raise SignatureError(f"missing {name}")
-        case _:
-            raise SignatureError(f"repeated {name}")
 
 
 def _claimed(header: str) -> list[str]:
