@@ -26,7 +26,7 @@ _READY: dict[str, Callable[[str], Scheme]] = {
     "slack": Hmac.slack,
     "stripe": Hmac.stripe,
     "elevenlabs": Hmac.elevenlabs,
-    "fal": Ed25519Jwks.fal,
+    "fal": lambda _: Ed25519Jwks.fal(),
 }
 KINDS = (*_CLASSES, *_READY)
 
@@ -39,15 +39,12 @@ def scheme_of(declared: Mapping[str, Any], secret: str = "webhook_secret") -> Sc
     """
     given = dict(declared)
     kind = given.pop("kind", None)
-    if kind == "fal":
-        url = given.pop("url", None)
-        _none_left(kind, given, {})
-        return Ed25519Jwks.fal(url) if isinstance(url, str) else Ed25519Jwks.fal()
-    if kind in _READY:
-        _none_left(kind, given, {})
-        return _READY[kind](secret)
-    if kind not in _CLASSES:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise SettingsError(f"There is no scheme {kind!r}; there are {', '.join(KINDS)}")
+    if kind in _READY:
+        url = given.pop("url", None) if kind == "fal" else None
+        _none_left(kind, given, {})
+        return Ed25519Jwks.fal(url) if isinstance(url, str) else _READY[kind](secret)
     cls = _CLASSES[kind]
     names = {field.name for field in fields(cls)}
     if "secret" in names:
