@@ -62,7 +62,8 @@ class Catalogue:
                 try:
                     self.add(provider)
                 except (PluginError, SettingsError) as error:
-                    self.problems[plugin.name] = str(error)
+                    before = self.problems.get(plugin.name)
+                    self.problems[plugin.name] = f"{before}; {error}" if before else str(error)
 
     def adjust(self, policies: Mapping[str, Mapping[str, Any]]) -> None:
         """Change fields of tasks' policies. Raises `UsageError` for what there is not."""
