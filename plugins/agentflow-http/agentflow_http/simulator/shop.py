@@ -51,7 +51,7 @@ class ShopSimulator(Simulator):
         every = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
         return [
             Route("/oauth/token", self._token, methods=["POST"]),
-            Route("/orders/{customer}", self._order, methods=["POST"]),
+            Route("/orders/{customer:path}", self._order, methods=["POST"]),
             Route("/answer/{kind}", self._answer, methods=every),
             Route("/{path:path}", self._echo, methods=every),
         ]
@@ -67,7 +67,8 @@ class ShopSimulator(Simulator):
 
     async def _see(self, request: Request) -> bytes:
         body = await request.body()
-        target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        target = request.scope["raw_path"].decode()
+        target += f"?{request.url.query}" if request.url.query else ""
         self.seen.append((request.method, target, dict(request.headers), body))
         return body
 
@@ -142,3 +143,4 @@ class ShopSimulator(Simulator):
 async def _endless() -> Any:
     while True:
         yield b"x" * 65536
+        await asyncio.sleep(0.001)
