@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import typer
+from agentflow_http import HttpSettings
 from agentflow_openai import OpenAISettings
 from agentflow_replicate import ReplicateSettings
 from agentflow_sendgrid import SendGridSettings
@@ -101,15 +102,16 @@ def variables() -> set[str]:
 
 def test_no_page_names_a_variable_there_is_not() -> None:
     known = {f"AGENTFLOW_{name.upper()}" for name in Settings.model_fields} | variables()
+    known |= {f"AGENTFLOW_HTTP_{name.upper()}" for name in HttpSettings.model_fields}
     said = {v for text in TEXT.values() for v in re.findall(r"AGENTFLOW_[A-Z_]*[A-Z]", text)}
     assert said - known == set()
 
 
 def test_every_setting_of_the_plugins_is_described() -> None:
-    for settings in (OpenAISettings, ReplicateSettings, SendGridSettings):
+    for settings in (HttpSettings, OpenAISettings, ReplicateSettings, SendGridSettings):
         prefix = settings.model_config["env_prefix"]
         names = {f"{prefix}{name.upper()}" for name in settings.model_fields}
-        plugin = prefix.lower().strip("_")
+        plugin = prefix.lower().strip("_").removeprefix("agentflow_")
         assert missing(names, rows(f"plugins/agentflow-{plugin}/README.md")) == []
 
 

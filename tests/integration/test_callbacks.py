@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ import pytest
 from standardwebhooks import Webhook
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from support.fakes import Fake, rows, running, until
 from support.patience import PATIENCE
@@ -39,6 +39,11 @@ class Receiver:
     came: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     answers: list[Response] = field(default_factory=list)
 
+    late: Callable[[Request], Awaitable[Response]] | None = None
+
+    async def answer(self, request: Request) -> Response:
+        return await (self.late or self.take)(request)
+
     async def take(self, request: Request) -> Response:
         self.came.append((dict(request.headers), await request.body()))
         return self.answers.pop(0) if self.answers else Response(status_code=204)
@@ -56,7 +61,7 @@ async def receiver(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Receiver]:
     monkeypatch.setattr(callbacks, "POLICY", hasty)
     one, port = Receiver(), free_port()
     one.url = f"http://127.0.0.1:{port}/hook?shot=7"
-    hook = Route("/{path:path}", one.take, methods=["GET", "POST"])
+    hook = Route("/{path:path}", one.answer, methods=["GET", "POST"])
     async with http_server(Starlette(routes=[hook]), port):
         yield one
 
@@ -148,6 +153,57 @@ async def test_a_redirect_is_not_followed(receiver: Receiver, tmp_path: Path) ->
         told = await callback_of(app, job.id, "failed")
         assert told["error"]["kind"] == "unavailable"
         assert len(receiver.came) == 4, "four tries, and nothing besides"
+
+
+async def test_the_answer_s_body_is_not_read(receiver: Receiver, tmp_path: Path) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 1
+            yield b"x" * 65536
+            await asyncio.sleep(0.001)
+
+    receiver.answers = [StreamingResponse(endless())]
+    async with world(tmp_path) as app:
+        job = await app.submit("fake.work", {"n": 1}, callback_url=receiver.url)
+        told = await callback_of(app, job.id)
+        assert told["result"]["output"] == {"status": 200}
+    assert sent < 1000, "the connection was closed"
+
+
+async def test_a_receiver_that_is_silent_is_asked_again(
+    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks, "TIMEOUT", 0.3)
+    take, silent = receiver.take, 1
+
+    async def slow(request: Request) -> Response:
+        nonlocal silent
+        answer = await take(request)
+        if silent:
+            silent -= 1
+            await asyncio.sleep(2)
+        return answer
+
+    receiver.late = slow
+    async with world(tmp_path) as app:
+        job = await app.submit("fake.work", {"n": 1}, callback_url=receiver.url)
+        told = await callback_of(app, job.id)
+        assert told["attempt"] == 2
+        assert len({h["webhook-id"] for h, _ in receiver.came}) == 1
+
+
+async def test_a_receiver_says_when_to_come_again(receiver: Receiver, tmp_path: Path) -> None:
+    receiver.answers = [Response(status_code=429, headers={"retry-after": "1"})]
+    async with world(tmp_path) as app:
+        job = await app.submit("fake.work", {"n": 1}, callback_url=receiver.url)
+        told = await callback_of(app, job.id)
+        entries = await queries.history("default", told["id"])
+        put_off = next(e for e in entries if e["event"] == "failed")
+        began = [e["at"] for e in entries if e["event"] == "started"]
+        assert (began[1] - put_off["at"]).total_seconds() >= 1
 
 
 async def test_an_address_that_is_not_public_is_not_called(

@@ -64,7 +64,8 @@ def with_service(**changes: Any) -> pytest.MarkDecorator:
 async def test_a_request_says_what_the_input_says_and_who_we_are(world: World) -> None:
     job = await world.ended(
         "shop.request", method="PUT", path="/a%20b/c",
-        query={"q": ["x", "y z"], "n": 1, "no": None}, headers={"X-Trace": "7"}, json={"hen": [1, "ü"]}, output="/path",
+        query={"q": ["x", "y z"], "n": 1, "no": None}, headers={"X-Trace": "7"},
+        json={"hen": [1, "ü"]}, output="/path",
     )  # fmt: skip
     assert (job["status"], job["result"]["output"]) == ("succeeded", "/a b/c")
     ((method, target, headers, body),) = world.sim.seen
