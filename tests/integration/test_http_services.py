@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import tomllib
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,9 @@ from agentflow_http.simulator import QueueSimulator, SpeechSimulator
 from agentflow_http.simulator.speech import SECRET
 from support.declared import Declared, declared
 from support.fakes import rows
+from support.serving import free_port
 
+import agentflow
 from agentflow.store import queries
 
 KEY = "a-very-secret-key"
@@ -39,6 +44,7 @@ class World:
         return self.queue if task == "queue.draw" else self.speech
 
 
+@asynccontextmanager
 async def _world(
     data: Path, monkeypatch: pytest.MonkeyPatch, *, webhooks: bool, **policy: Any
 ) -> AsyncIterator[World]:
@@ -51,13 +57,13 @@ async def _world(
 
 @pytest.fixture
 async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    async for one in _world(tmp_path, monkeypatch, webhooks=True):
+    async with _world(tmp_path, monkeypatch, webhooks=True) as one:
         yield one
 
 
 @pytest.fixture
 async def polling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    async for one in _world(tmp_path, monkeypatch, webhooks=False):
+    async with _world(tmp_path, monkeypatch, webhooks=False) as one:
         yield one
 
 
@@ -167,6 +173,74 @@ async def test_a_cancel_reaches_the_service(world: World, task: str) -> None:
     assert [each["status"] for each in kept] in (["CANCELED"], ["deleted"])
 
 
+class Account(SpeechSimulator):
+    """Its webhooks come to one URL, and bring no token."""
+
+    def service(self) -> dict[str, Any]:
+        known = super().service()
+        body = known["webhook"]["send"]["body"] | {"webhook_url": self.told}
+        known["webhook"]["send"] = {"body": body}
+        return known
+
+    told = ""
+
+
+async def test_webhooks_of_an_account_find_their_work_by_its_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sim, port = Account(key=KEY, retries=QUICK), free_port()
+    sim.told = f"http://127.0.0.1:{port}/webhooks/speech"
+    async with (
+        sim.serve(),
+        declared(tmp_path, monkeypatch, sim, hasty=TASKS[:1], port=port) as here,
+    ):
+        assert here.app.runtime.catalogue.is_account_wide("speech")
+        sim.faults.update(webhook_before_response=1)
+        for _ in range(2):
+            job = await here.ended("speech.transcribe", SOUND)
+            assert (job["status"], job["attempt"]) == ("succeeded", 1)
+        assert sim.stats.counts["gets"] == 2
+
+
+PAGE = Path(agentflow.__file__).parents[1] / "docs" / "http.md"
+
+
+def declaration(name: str) -> dict[str, Any]:
+    """A service as the page declares it."""
+    blocks = re.findall(r"^```toml\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.S | re.M)
+    (found,) = [given[name] for block in blocks if name in (given := tomllib.loads(block))]
+    return dict(found)
+
+
+@pytest.mark.parametrize("webhooks", [True, False])
+async def test_what_the_page_declares_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, webhooks: bool
+) -> None:
+    monkeypatch.setenv("ASSEMBLYAI_API_KEY", KEY)
+    monkeypatch.setenv("ASSEMBLYAI_WEBHOOK_SECRET", "a-secret-of-my-choice")
+    monkeypatch.setenv("FAL_KEY", KEY)
+    speech, queue = SpeechSimulator(key=KEY, retries=QUICK), QueueSimulator(key=KEY, retries=QUICK)
+    async with speech.serve(), queue.serve():
+        mine = {"assemblyai": declaration("assemblyai"), "fal": declaration("fal")}
+        mine["assemblyai"] |= {"base_url": speech.url, "private": True}
+        mine["fal"] |= {"base_url": queue.url, "private": True}
+        mine["fal"]["webhook"]["scheme"]["url"] = f"{queue.url}/.well-known/jwks.json"
+        text = json.dumps(mine).replace("fal-ai/flux/dev", "acme/draw")
+        monkeypatch.setenv("AGENTFLOW_HTTP_SERVICES", text.replace("fal-ai/flux", "acme/draw"))
+        async with declared(tmp_path, monkeypatch, webhooks=webhooks) as here:
+            for script in ({}, {"thin": True}):
+                drawn = await here.ended("fal.flux", {"prompt": "a hen", "script": script})
+                drawing(drawn)
+            spoken = await here.ended("assemblyai.transcribe", SOUND)
+            assert spoken["result"]["output"]["text"] == "well, hello"
+            failed = await here.ended(
+                "assemblyai.transcribe", SOUND | {"script": {"ends": "error"}}
+            )
+            assert failed["error"]["message"] == "no speech in it"
+        sent = speech.stats.answers["202"] + queue.stats.answers["202"]
+        assert sent == (4 if webhooks else 0)
+
+
 async def test_a_key_that_changed_is_fetched_and_the_delivery_comes_home(world: World) -> None:
     await world.drawn()
     world.queue.rotate()
@@ -179,7 +253,8 @@ async def test_a_key_that_changed_is_fetched_and_the_delivery_comes_home(world: 
 async def test_while_the_keys_are_out_of_reach_webhooks_are_put_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async for world in _world(tmp_path, monkeypatch, webhooks=True, poll_after_webhook=1.0):
+    there = _world(tmp_path, monkeypatch, webhooks=True, poll_after_webhook=1.0)
+    async with there as world:
         world.queue.keys_answer = 500
         job = await world.drawn()
         assert job["status"] == "succeeded", "found by a look"

@@ -49,14 +49,15 @@ async def declared(
     *sims: Any,
     webhooks: bool = True,
     hasty: tuple[str, ...] = (),
+    port: int | None = None,
     **policy: Any,
 ) -> AsyncIterator[Declared]:
     """`hasty` names the tasks whose policies are, and have these fields."""
     if sims:
         monkeypatch.setenv("AGENTFLOW_HTTP_SERVICES", env(*sims)["AGENTFLOW_HTTP_SERVICES"])
-    port = free_port()
+    port = port or free_port()
     url = f"http://127.0.0.1:{port}"
-    app = AgentFlow(plugins=["http"], policies=dict.fromkeys(hasty, HASTY))
+    app = AgentFlow(plugins=["http"], policies=dict.fromkeys(hasty, HASTY | policy))
     app._settings = Settings(
         data_dir=data, port=port, public_url=url if webhooks else None, grace=0.2
     )

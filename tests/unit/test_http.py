@@ -238,7 +238,8 @@ def test_a_webhook_is_read_as_declared() -> None:
 @pytest.mark.parametrize(
     "body",
     [b"", b"{", b"\xff", [], 5, None, "x", {"id": "a"}, {"id": "a", "s": None},
-     {"id": "a", "s": {}}, {"id": ["a"], "s": "done"}, {"id": "", "s": "done"}, {"id": "x" * 256, "s": "done"}],
+     {"id": "a", "s": {}}, {"id": ["a"], "s": "done"}, {"id": "", "s": "done"},
+     {"id": "x" * 256, "s": "done"}],
     ids=str,
 )  # fmt: skip
 def test_a_webhook_that_makes_no_sense_says_nothing(body: Any) -> None:

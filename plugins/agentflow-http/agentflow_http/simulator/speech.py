@@ -32,7 +32,7 @@ class SpeechSimulator(Simulator):
         super().__init__(retries=retries, seed=seed)
         self.key = key
         self.transcripts: dict[str, dict[str, Any]] = {}
-        self._proof: dict[str, str] = {}
+        self._proof: dict[str, tuple[str, str]] = {}
 
     def service(self) -> dict[str, Any]:
         """How it is declared."""
@@ -82,8 +82,8 @@ class SpeechSimulator(Simulator):
         body: bytes,
         forged: bool,
     ) -> Mapping[str, str]:
-        proof = self._proof.get(orjson.loads(body)["transcript_id"], "")
-        return {HEADER: "x" * len(proof) if forged else proof}
+        name, proof = self._proof[orjson.loads(body)["transcript_id"]]
+        return {name: "x" * len(proof) if forged else proof}
 
     def routes(self) -> Sequence[BaseRoute]:
         return [
@@ -102,7 +102,8 @@ class SpeechSimulator(Simulator):
             id, url = str(uuid.uuid4()), asked.get("webhook_url")
             token = url.rpartition("/")[2] if url else asked["audio_url"]
             self.stats.created[token] += 1
-            self._proof[id] = asked.get("webhook_auth_header_value", "")
+            header = "webhook_auth_header"
+            self._proof[id] = (asked.get(f"{header}_name", "x"), asked.get(f"{header}_value", ""))
             made = {"id": id, "status": "queued", "text": None, "error": None}
             self.transcripts[id] = made
             living = self.spawn(self._live(made, asked.get("script") or {}, url))
