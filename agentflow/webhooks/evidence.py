@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -56,6 +56,21 @@ def keys_of(settings: Any, field: str) -> list[str]:
     value = getattr(settings, field, None)
     value = value.get_secret_value() if isinstance(value, SecretStr) else value
     return value.replace(",", " ").split() if isinstance(value, str) else list(value or ())
+
+
+def check_keys(keys: Sequence[str], read: Callable[[str], object]) -> None:
+    """Raises `SettingsError` where there is no key, or for the first that `read` raises ValueError
+    about, with what is wrong as the rest of a sentence."""
+    if isinstance(keys, str):
+        raise SettingsError("The webhook keys must be a list: [key]")
+    if not keys:
+        raise SettingsError("No webhook key is set: copy the signing secret from the provider")
+    for number, key in enumerate(keys, start=1):
+        try:
+            read(key)
+        except ValueError as error:
+            place = f"Webhook key {number} of {len(keys)}"
+            raise SettingsError(f"{place} {error}") from None
 
 
 def decoded(text: str) -> bytes:

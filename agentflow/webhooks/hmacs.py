@@ -23,6 +23,7 @@ from agentflow.webhooks.evidence import (
     ID,
     MAX_SIGNATURES,
     check_header,
+    check_keys,
     check_tolerance,
     decoded,
     instant,
@@ -105,16 +106,7 @@ class HmacVerifier:
 
     def check(self) -> None:
         _check_form(self.scheme)
-        if isinstance(self.keys, str):
-            raise SettingsError("The webhook keys must be a list: [key]")
-        if not self.keys:
-            raise SettingsError("No webhook key is set: copy the signing secret from the provider")
-        for number, key in enumerate(self.keys, start=1):
-            try:
-                self._secret(key)
-            except ValueError as error:
-                place = f"Webhook key {number} of {len(self.keys)}"
-                raise SettingsError(f"{place} {error}") from None
+        check_keys(self.keys, self._secret)
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: datetime) -> Verified:
         scheme = self.scheme

@@ -25,6 +25,7 @@ from agentflow.webhooks.evidence import (
     ID,
     MAX_SIGNATURES,
     TIMESTAMP,
+    check_keys,
     check_tolerance,
     decoded,
     instant,
@@ -68,16 +69,7 @@ class StandardWebhooksVerifier:
     tolerance: float = 300.0
 
     def check(self) -> None:
-        if isinstance(self.keys, str):
-            raise SettingsError("The webhook keys must be a list: [key]")
-        if not self.keys:
-            raise SettingsError("No webhook key is set: copy the signing secret from the provider")
-        for number, key in enumerate(self.keys, start=1):
-            try:
-                _secret(key)
-            except ValueError as error:
-                place = f"Webhook key {number} of {len(self.keys)}"
-                raise SettingsError(f"{place} {error}") from None
+        check_keys(self.keys, _secret)
         check_tolerance(self.tolerance)
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: datetime) -> Verified:

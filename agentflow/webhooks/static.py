@@ -14,8 +14,8 @@ from datetime import datetime
 from typing import Any
 
 from agentflow.core.providers import Verified
-from agentflow.errors import SettingsError, SignatureError
-from agentflow.webhooks.evidence import check_header, keys_of, one
+from agentflow.errors import SignatureError
+from agentflow.webhooks.evidence import check_header, check_keys, keys_of, one
 
 MIN_LENGTH = 16
 
@@ -46,16 +46,7 @@ class StaticHeaderVerifier:
 
     def check(self) -> None:
         check_header(self.header)
-        if isinstance(self.keys, str):
-            raise SettingsError("The webhook secrets must be a list: [secret]")
-        if not self.keys:
-            raise SettingsError("No webhook secret is set: choose one and tell the provider")
-        for number, key in enumerate(self.keys, start=1):
-            if not _good(key):
-                raise SettingsError(
-                    f"Webhook secret {number} of {len(self.keys)} is not of {MIN_LENGTH} or more"
-                    " visible ASCII characters"
-                )
+        check_keys(self.keys, _checked)
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: datetime) -> Verified:
         del body, now
@@ -66,6 +57,12 @@ class StaticHeaderVerifier:
         if not matched:
             raise SignatureError(f"wrong {self.header}")
         return Verified(proof=(self.header,))
+
+
+def _checked(key: str) -> None:
+    """Raises ValueError with what is wrong, as the rest of a sentence."""
+    if not _good(key):
+        raise ValueError(f"is not of {MIN_LENGTH} or more visible ASCII characters")
 
 
 def _good(key: str) -> bool:
