@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Literal, NamedTuple, TypeAlias
 
 from agentflow.core.events import (
@@ -28,6 +29,9 @@ from agentflow.testing.explorer.world import ENDS, Run, State, Work, World, exte
 
 EventName: TypeAlias = tuple[str, int]
 """What is said, and about which run."""
+
+FILES_END = datetime(2026, 1, 21, tzinfo=UTC)
+"""When the provider deletes what it made, where it does: before the deadline."""
 
 At: TypeAlias = Literal["now", "late", "due"]
 """In time, after the deadline, or when the alarm is due."""
@@ -94,7 +98,10 @@ class Moves:
         yield ("cancel_requested", 0), CancelRequested()
         for run, attempt in enumerate(self.runs):
             mine = external_id(run)
-            files = [Artifact(f"https://acme/{run}/{i}") for i in range(self.world.files)]
+            end = FILES_END if self.world.expiring else None
+            files = [
+                Artifact(f"https://acme/{run}/{i}", expires_at=end) for i in range(self.world.files)
+            ]
             result = Result(output=run, artifacts=files)
             failed = ProviderError(retryable=True)
             yield ("started", run), Started(nonce(run), f"worker{run}", attempt=attempt)
