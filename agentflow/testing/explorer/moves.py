@@ -98,9 +98,10 @@ class Moves:
         yield ("cancel_requested", 0), CancelRequested()
         for run, attempt in enumerate(self.runs):
             mine = external_id(run)
-            end = FILES_END if self.world.expiring else None
+            gone = FILES_END if self.world.expiring else None
             files = [
-                Artifact(f"https://acme/{run}/{i}", expires_at=end) for i in range(self.world.files)
+                Artifact(f"https://acme/{run}/{i}", expires_at=gone)
+                for i in range(self.world.files)
             ]
             result = Result(output=run, artifacts=files)
             failed = ProviderError(retryable=True)
