@@ -19,7 +19,7 @@ FARTHEST = 600.0
 """No two tries are further apart than this, in seconds."""
 
 PATIENCE = timedelta(days=1)
-"""So long after the deadline nobody waits for a file any more, however long its provider keeps it."""
+"""So long after the deadline nobody waits for a file any more, however long its source lives."""
 
 NOT_IN_TIME = "not copied in time"
 EXPIRED = "expired at the provider before it could be copied"
