@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +21,9 @@ from support.servers import free_port
 from agentflow.artifacts import ArtifactStoreError, BucketStore, artifact_store
 from agentflow.artifacts import bucket as module
 from agentflow.artifacts.bucket import PART, SEGMENT
+from agentflow.cli.files import files
 from agentflow.errors import NotFound, SettingsError
-from agentflow.settings import load_settings
+from agentflow.settings import Settings, load_settings
 
 DATABASES = ()
 LIMIT = 8 * PART
@@ -235,11 +237,10 @@ async def test_a_file_that_is_replaced_is_never_read_as_a_mixture(bucket: Bucket
     reading = await store.open("a")
     await anext(reading)
     bucket.put("a", b"n" * 4 * SEGMENT)
-    seen = b""
+    seen: list[bytes] = []
     with pytest.raises(ArtifactStoreError):
-        while True:
-            seen += await anext(reading)
-    assert set(seen) <= {ord("o")}
+        await drain(reading, seen)
+    assert set(b"".join(seen)) <= {ord("o")}
 
 
 async def test_a_file_that_is_deleted_while_it_is_read_is_a_store_error(bucket: Bucket) -> None:
@@ -249,8 +250,7 @@ async def test_a_file_that_is_deleted_while_it_is_read_is_a_store_error(bucket: 
     await anext(reading)
     bucket.remove("a")
     with pytest.raises(ArtifactStoreError):
-        async for _ in reading:
-            pass
+        await drain(reading, [])
     with pytest.raises(NotFound):
         await store.open("a")
 
@@ -263,6 +263,34 @@ async def test_parts_grow_with_what_a_file_may_have(
     store = BucketStore(bucket.url)
     await store.put("a", chunked(b"x" * 4 * PART), max_bytes=4 * PART)
     assert (await store._meta("a"))["e_tag"].endswith('-2"')
+
+
+# The doctor
+
+
+@pytest.mark.parametrize("mode", ["all", "web"])
+def test_the_doctor_reads_and_writes_what_the_role_will(bucket: Bucket, mode: Any) -> None:
+    (found,) = files(Settings(artifacts_url=bucket.url, mode=mode))
+    able = {"all": "can be read and written", "web": "can be read"}[mode]
+    assert (found.state, found.said) == ("ok", f"{bucket.url} {able}")
+    assert bucket.keys() == []
+
+
+def test_the_doctor_says_what_is_wrong_with_the_files(bucket: Bucket, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    wrong = [Settings(artifacts_url="s3://not-there"), Settings(artifacts_dir=tmp_path / "file")]
+    for settings in wrong:
+        (found,) = files(settings)
+        assert found.state == "fail"
+    (found,) = files(Settings(artifacts_dir=tmp_path / "new"))
+    assert found.state == "ok"
+    assert list(files(Settings())) == []
+
+
+def test_the_doctor_finds_a_bucket_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    (found,) = files(Settings(artifacts_url="s3://bucket"))
+    assert found.state == "fail"
 
 
 # Killed
@@ -296,6 +324,11 @@ def test_an_upload_that_is_killed_is_not_seen(bucket: Bucket) -> None:
         put.kill()
     assert bucket.keys() == []
     assert bucket.uploads() == ["a/0"], "the lifecycle rule of the bucket removes it"
+
+
+async def drain(reading: AsyncIterator[bytes], seen: list[bytes]) -> None:
+    async for chunk in reading:
+        seen.append(chunk)
 
 
 def port(bucket: Bucket) -> int:
