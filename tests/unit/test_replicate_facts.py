@@ -199,7 +199,7 @@ def test_a_file_expires_an_hour_after_the_prediction_ended() -> None:
 def test_a_prediction_that_does_not_say_when_it_ended_leaves_it_to_the_policy(ended: Any) -> None:
     url = "https://replicate.delivery/a/out-0.png"
     assert result_of(output=url, completed_at=ended).artifacts[0].expires_at is None
-    assert provider.tasks["predict"].policy.files_live == 3600
+    assert provider.tasks["replicate.predict"].policy.files_live == 3600
 
 
 @pytest.mark.parametrize(
