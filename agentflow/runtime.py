@@ -13,7 +13,7 @@ import structlog
 from tortoise.connection import get_connection
 from tortoise.exceptions import BaseORMException
 
-from agentflow.artifacts import FolderStore
+from agentflow.artifacts import artifact_store
 from agentflow.clock import Clock
 from agentflow.core.job import Status
 from agentflow.core.providers import Task
@@ -91,7 +91,7 @@ class Runtime:
         self.roles = ROLES if settings.mode == "all" else frozenset({settings.mode})
         self.clock, self.bus = Clock(), Bus()
         self.lock = self._lock()
-        self.artifacts = FolderStore(settings.artifacts_dir or settings.data_dir / "artifacts")
+        self.artifacts = artifact_store(settings)
         self._tasks: list[asyncio.Task[None]] = []
         self.name = new_id("worker")
         self.live_limits = LiveLimits(settings.live_text, settings.live_memory, settings.live_keep)

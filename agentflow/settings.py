@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -13,6 +14,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
 from agentflow.errors import SettingsError
+
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*/?")
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -65,6 +68,11 @@ class Settings(BaseSettings):
     )
     prices: Path | None = Field(
         None, description="A JSON file of prices, which come before those of the plugins."
+    )
+    artifacts_url: str | None = Field(
+        None,
+        description="A bucket for the files instead: `s3://bucket/prefix`, with the customary "
+        "`AWS_*` variables.",
     )
     keep_jobs: float | None = Field(
         None, gt=0, description="Days after which a final job goes, with its history and files."
@@ -165,6 +173,13 @@ class Settings(BaseSettings):
             raise ValueError("it is http(s)://host[/path], without a query")
         return value.rstrip("/")
 
+    @field_validator("artifacts_url")
+    @classmethod
+    def _bucket(cls, value: str | None) -> str | None:
+        if value and not _BUCKET.fullmatch(value):
+            raise ValueError("it is s3://bucket[/prefix], without a key or a password")
+        return value.rstrip("/") if value else None
+
     @field_validator("rate_limit")
     @classmethod
     def _rate(cls, value: str | None) -> str | None:
@@ -251,6 +266,11 @@ def load_settings(**overrides: object) -> Settings:
     except UnreadableSetting as error:  # which names the field, and not what is in it
         raise SettingsError(f"A setting cannot be read: {error}") from None
     _check_roles(settings)
+    if settings.artifacts_dir and settings.artifacts_url:
+        raise SettingsError(
+            "AGENTFLOW_ARTIFACTS_DIR and AGENTFLOW_ARTIFACTS_URL are both set: files live in one"
+            " place. Unset the one that is not meant."
+        )
     if settings.metrics_host not in LOOPBACK and settings.metrics_token is None:
         raise SettingsError(
             f"AGENTFLOW_METRICS_HOST={settings.metrics_host}: others than this machine need a"

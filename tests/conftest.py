@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support.buckets import Bucket, S3Server
 from support.seeding import seeded
 from support.servers import Postgres, RedisServer, ServersMissing, ensure_servers
 
@@ -100,6 +101,22 @@ def redis_server(servers: None) -> Iterator[RedisServer]:
     """One for all tests: who wants to kill one makes one."""
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """One for all tests: who wants to kill one makes one."""
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """An empty one, to which the environment leads."""
+    made = s3_server.bucket()
+    for name, value in made.environ.items():
+        monkeypatch.setenv(name, value)
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """Custody of files: a provider's output URL is dead after an hour, a copy of ours is not."""
 
+from agentflow.artifacts.bucket import BucketStore
+from agentflow.artifacts.choosing import artifact_store
 from agentflow.artifacts.custody import Custody, Source, collect
 from agentflow.artifacts.errors import (
     AddressRefused,
@@ -18,6 +20,7 @@ __all__ = [
     "ArtifactStore",
     "ArtifactStoreError",
     "ArtifactTooLarge",
+    "BucketStore",
     "Custody",
     "FolderStore",
     "Source",
@@ -25,6 +28,7 @@ __all__ = [
     "SourceRefused",
     "SourceUnavailable",
     "Stored",
+    "artifact_store",
     "collect",
     "guarded_client",
 ]

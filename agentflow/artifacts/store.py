@@ -25,6 +25,11 @@ class Stored:
 class ArtifactStore(Protocol):
     """A storage of files by key. Failures of the storage are raised as `ArtifactStoreError`."""
 
+    async def start(self) -> object:
+        """Once, before anything else. Raises `SettingsError` for a storage that is not there or
+        may not be used; one that is only out of reach may come back, and is no error."""
+        ...
+
     async def put(self, key: str, chunks: AsyncIterator[bytes], *, max_bytes: int) -> Stored:
         """Store the chunks under `key`, all of them or nothing, in place of what was there.
 

@@ -45,6 +45,14 @@ def _outcome(data: dict[str, Any], url: str) -> dict[str, Any]:
         "cost": f"{cost['amount']} {cost['currency']}" if cost else None,
     }
     for number, file in enumerate(files, 1):
-        place = f"{url}/v1/artifacts/{file['id']}" if file["status"] == "stored" else file["note"]
-        shown[f"file {number}"] = f"{file['name']}  {file['status']}  {place}"
+        shown[f"file {number}"] = f"{file['name']}  {file['status']}  {_place(file, url)}"
     return shown
+
+
+def _place(file: dict[str, Any], url: str) -> str:
+    """Where the file can be had, why it cannot, or how long there is to copy it."""
+    if file["status"] == "stored":
+        return f"{url}/v1/artifacts/{file['id']}"
+    if file["status"] == "pending" and file["expires_at"]:
+        return f"expires {local(file['expires_at'])}"
+    return str(file["note"] or "")

@@ -19,11 +19,11 @@ def doctor(
     app: AppName = None,
     url: Url = None,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Ask no server, no database and no Redis.")
+        bool, typer.Option("--offline", help="Ask no server, database, Redis or bucket.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check settings, plugins, keys, PostgreSQL, Redis and the server.
+    """Check settings, plugins, keys, PostgreSQL, Redis, files and the server.
 
     The exit code is 1 if something fails.
     """
@@ -126,6 +126,7 @@ def _application(name: str) -> Finding:
 
 def _backends(settings: Any) -> Iterator[Finding]:
     from agentflow.cli.backends import backends
+    from agentflow.cli.files import files
     from agentflow.cli.loading import load_app
     from agentflow.errors import UsageError
 
@@ -134,6 +135,7 @@ def _backends(settings: Any) -> Iterator[Finding]:
     except UsageError:  # said above
         models = None
     yield from backends(settings, models)
+    yield from files(settings)
 
 
 def _directory(settings: Any) -> Finding:

@@ -217,7 +217,7 @@ def on_succeeded(job: Job, event: Succeeded, now: datetime) -> Transition:
     if job.status is Status.WAITING and job.phase is Phase.COLLECTING:
         return ignored(job, "repeated")
     known = replace(learn(job, event.attempt, event.external_id), attempt=event.attempt)
-    result = with_ids(job, event.result)
+    result = with_ids(job, event.result, now)
     newer = overtaken(job, event.attempt)
     match job.status:
         case Status.SCHEDULED if event.attempt == job.attempt:

@@ -42,7 +42,11 @@ class Policy:
     cancel_checks: int = 6
     """How often a cancel is repeated, at the same distances, before it counts as unconfirmed."""
     collect_checks: int = 12
-    """How often the copying of files is tried before those still missing count as lost."""
+    """How often the copying of files is tried before those still missing count as lost. Files
+    that say when they expire, or whose life is known, are tried until then instead."""
+    files_live: float | None = None
+    """How long the provider keeps the files of a result from its success on, for artifacts that
+    do not say `expires_at` themselves. None: nobody knows."""
     lease: float = 15.0
     """A worker not heard of for this long is dead."""
 
@@ -52,6 +56,8 @@ class Policy:
         for name in _ABOVE_ZERO:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is in seconds and above 0")
+        if self.files_live is not None and not self.files_live > 0:
+            raise ValueError("files_live is in seconds and above 0, or None")
         if not self.backoff >= 0:
             raise ValueError("backoff is in seconds and not below 0")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -26,7 +27,9 @@ class Custody(StrEnum):
 class Artifact:
     """A file of a result. A task gives `url` (http, https or data); custody fills in the rest.
 
-    `size` is in bytes, `sha256` in hex, `key` is its place in the artifact store.
+    `size` is in bytes, `sha256` in hex, `key` is its place in the artifact store. `expires_at` is
+    when the provider deletes its copy, where the task knows it: until then copying is tried again.
+    Without a zone it is UTC.
     """
 
     url: str | None
@@ -38,6 +41,13 @@ class Artifact:
     size: int | None = None
     key: str | None = None
     note: str | None = None
+    expires_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.expires_at is not None and self.expires_at.tzinfo is not UTC:
+            naive = self.expires_at.tzinfo is None
+            zoned = self.expires_at.replace(tzinfo=UTC) if naive else self.expires_at
+            object.__setattr__(self, "expires_at", zoned.astimezone(UTC))
 
 
 @dataclass(frozen=True, slots=True)

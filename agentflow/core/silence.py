@@ -6,8 +6,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import assert_never
 
+from agentflow.core.custody import still_collecting
 from agentflow.core.job import Ending, Job, Phase, Status
-from agentflow.core.results import Custody, ErrorInfo
+from agentflow.core.results import ErrorInfo
 from agentflow.core.steps import (
     UNKNOWN_ERROR,
     ask,
@@ -92,24 +93,6 @@ def still_unknown(job: Job, now: datetime, random: bytes) -> Transition:
     if job.checks + 1 < job.policy.unknown_checks:
         return again(job, later(now, growing(job.checks + 1)), "looked", *find(job))
     return resolve_unknown(job, now, random)
-
-
-def still_collecting(job: Job, now: datetime) -> Transition:
-    """Ring for the files again, or end without those that never came."""
-    if job.checks + 1 < job.policy.collect_checks:
-        ring = Ring(Effect.COLLECT, job.attempt)
-        wait = max(job.policy.lease, growing(job.checks + 1))
-        return again(job, later(now, wait), "collecting", ring)
-    assert job.result is not None, "a collecting job has a result"
-    result = job.result.with_artifacts(
-        [
-            replace(a, status=Custody.LOST, note="not copied in time")
-            if a.status is Custody.PENDING
-            else a
-            for a in job.result.artifacts
-        ]
-    )
-    return finish(job, Status.SUCCEEDED, "artifacts_lost", now, result=result)
 
 
 def still_canceling(job: Job, now: datetime) -> Transition:

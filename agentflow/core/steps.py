@@ -7,7 +7,7 @@ from datetime import datetime
 
 from agentflow.core.events import Progressed
 from agentflow.core.job import Ending, Job, Phase, Status
-from agentflow.core.results import ErrorInfo, Progress, Result, artifact_id
+from agentflow.core.results import Custody, ErrorInfo, Progress, Result, artifact_id
 from agentflow.core.transition import (
     Effect,
     Ring,
@@ -236,8 +236,18 @@ def begin_canceling(job: Job, ending: Ending, now: datetime) -> Transition:
     )
 
 
-def with_ids(job: Job, result: Result) -> Result:
-    """The result with an id on each file."""
+def with_ids(job: Job, result: Result, now: datetime) -> Result:
+    """The result with an id on each file, and on those to collect the instant they expire, as far
+    as it is known."""
+    live = job.policy.files_live
+    end = None if live is None else later(now, live)
     return result.with_artifacts(
-        [replace(a, id=artifact_id(job.id, i)) for i, a in enumerate(result.artifacts)]
+        [
+            replace(
+                a,
+                id=artifact_id(job.id, i),
+                expires_at=a.expires_at or (end if a.status is Custody.PENDING else None),
+            )
+            for i, a in enumerate(result.artifacts)
+        ]
     )

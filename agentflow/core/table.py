@@ -119,8 +119,9 @@ _ABILITIES = (
 
 def _jobs(status: Status, phase: Phase | None) -> Iterator[Job]:
     endings = list(Ending) if status is Status.CANCELING else [None]
-    for attempts, policy, abilities, ending, (checks, more) in product(
-        _attempts(status, phase), _POLICIES, _ABILITIES, endings, ((0, 2), (99, 2), (99, 0))
+    counts = ((0, 2), (99, 2), (99, 0))
+    for attempts, policy, abilities, ending, (checks, more), beside in product(
+        _attempts(status, phase), _POLICIES, _ABILITIES, endings, counts, _beside(status, phase)
     ):
         if policy.repeatable and phase is Phase.UNKNOWN:
             continue  # a repeatable call is repeated rather than looked for
@@ -140,7 +141,7 @@ def _jobs(status: Status, phase: Phase | None) -> Iterator[Job]:
             policy=policy,
             abilities=abilities,
             checks=checks,
-            **_beside(status, phase),
+            **beside,
         )
 
 
@@ -156,14 +157,16 @@ def _attempts(status: Status, phase: Phase | None) -> list[tuple[Attempt, ...]]:
     return [*((p,) for p in present), *second]
 
 
-def _beside(status: Status, phase: Phase | None) -> dict[str, Any]:
+def _beside(status: Status, phase: Phase | None) -> list[dict[str, Any]]:
     if phase is Phase.COLLECTING:
-        return {"result": Result(artifacts=_FILES)}
+        expiring = [replace(f, expires_at=NOW + timedelta(seconds=1)) for f in _FILES]
+        mixed = [_FILES[0], expiring[1]]
+        return [{"result": Result(artifacts=files)} for files in (_FILES, expiring, mixed)]
     if status is Status.SUCCEEDED:
-        return {"result": Result()}
+        return [{"result": Result()}]
     if status in FINAL:
-        return {"error": ErrorInfo(ErrorKind.TIMEOUT, "")}
-    return {"progress": Progress(0.5)}
+        return [{"error": ErrorInfo(ErrorKind.TIMEOUT, "")}]
+    return [{"progress": Progress(0.5)}]
 
 
 def _events(job: Job) -> Iterator[tuple[Event, datetime]]:

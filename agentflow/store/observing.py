@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from agentflow.errors import StoreUnavailable
 from agentflow.store.database import Database
 from agentflow.store.queries import Reader
+from agentflow.store.rows import instant
 
 MOST = 50_000
 """Jobs that are counted, of queued ones and of the others; a look must stay a short one."""
@@ -21,6 +24,21 @@ async def open_jobs() -> dict[str, int]:
         ') AS "open" GROUP BY "status"'
     )
     return {row["status"]: row["n"] for row in rows}
+
+
+async def collecting(now: datetime) -> tuple[int, float]:
+    """How many jobs have files on their way, and for how many seconds the first of them has.
+    Raises `StoreUnavailable`."""
+    rows = await Reader().rows(
+        'SELECT COUNT(DISTINCT j."id") AS "n", MIN(h."decided_at") AS "at" FROM ('
+        ' SELECT "id", "phase" FROM "agentflow_jobs"'
+        f' WHERE "status" <> \'queued\' AND "wake_at" IS NOT NULL LIMIT {MOST}) AS j'
+        ' JOIN "agentflow_history" h ON h."job_id" = j."id" AND h."reason" = \'collecting\''
+        " WHERE j.\"phase\" = 'collecting'"
+    )
+    since = instant(rows[0]["at"])
+    age = 0.0 if since is None else (now - since).total_seconds()
+    return rows[0]["n"], max(0.0, age)
 
 
 async def trace_of(provider: str, token: str) -> str | None:

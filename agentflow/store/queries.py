@@ -11,7 +11,7 @@ import structlog
 from tortoise.connection import get_connection
 from tortoise.exceptions import BaseORMException
 
-from agentflow.core.job import FINAL
+from agentflow.core.job import FINAL, Phase, Status
 from agentflow.errors import NotFound, StoreUnavailable
 from agentflow.store.rows import Row, instant, loads
 from agentflow.store.sql import Sql
@@ -315,7 +315,7 @@ def job_view(row: Row) -> JsonObject:
         "entity": row["entity"],
         "tenant": row["tenant"],
         "external_id": row["external_id"],
-        "result": result_view(result) if result and row["status"] == "succeeded" else None,
+        "result": result_view(result) if result and _delivered(row) else None,
         "error": error if error and (not final or row["status"] != "succeeded") else None,
         "cost": (result or {}).get("cost"),
         "tags": loads(row["tags"]),
@@ -331,9 +331,17 @@ def job_view(row: Row) -> JsonObject:
     }
 
 
+def _delivered(row: Row) -> bool:
+    """Whether the result is the last word, though files of it may still be on their way."""
+    return bool(row["status"] == Status.SUCCEEDED or row["phase"] == Phase.COLLECTING)
+
+
 def result_view(result: JsonObject) -> JsonObject:
     """A result without the places of our own store."""
-    files = [{k: v for k, v in a.items() if k != "key"} for a in result["artifacts"]]
+    files = [
+        {k: v for k, v in a.items() if k != "key"} | {"expires_at": rfc3339(a.get("expires_at"))}
+        for a in result["artifacts"]
+    ]
     return {**{k: v for k, v in result.items() if k != "cost"}, "artifacts": files}
 
 

@@ -100,6 +100,10 @@ class Metrics:
         self.chores = histogram(
             "chore_seconds", "Asking, canceling and collecting.", _LONG, "chore", "outcome"
         )
+        self.artifacts = counter(
+            "artifacts", "Files of results that were settled: stored or lost.", "task", "status"
+        )
+        self.artifact_bytes = counter("artifact_bytes", "Bytes taken into custody.", "task")
         self.handler_runs = histogram(
             "handler_seconds", "Runs of the application's handlers.", _SHORT, "handler", "outcome"
         )

@@ -17,7 +17,7 @@ from agentflow.errors import StoreUnavailable
 from agentflow.store import queries
 from agentflow.store.database import Database
 from agentflow.store.keys import PREFIX
-from agentflow.store.observing import open_jobs, trouble
+from agentflow.store.observing import collecting, open_jobs, trouble
 from agentflow.telemetry.metrics import CONTENT_TYPE, Metrics
 from agentflow.web.auth import presented_key
 from agentflow.web.context import Context, context, identify
@@ -63,6 +63,12 @@ class Gauges:
         if database is not None:
             self._database_up = metrics.gauge("database_up", "Whether the database answers.")[()]
             self._open = metrics.gauge("open_jobs", "Jobs that are not final.", "status")
+            self._collecting = metrics.gauge(
+                "collecting_jobs", "Jobs with files on their way into custody."
+            )[()]
+            self._collecting_since = metrics.gauge(
+                "oldest_collecting_seconds", "How long the first of them has been collecting."
+            )[()]
             self._due = metrics.gauge(
                 "oldest_due_seconds", "How late the oldest due alarm or unread inbox row is."
             )[()]
@@ -99,6 +105,9 @@ class Gauges:
             none = {s.value: 0 for s in Status if s not in FINAL}
             found = none | await open_jobs()
             self._open.reset({(status,): n for status, n in found.items()})
+            jobs, seconds = await collecting(self._clock.now())
+            self._collecting.set(jobs)
+            self._collecting_since.set(seconds)
 
 
 def gauges(request: Request) -> Gauges | None:

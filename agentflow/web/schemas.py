@@ -106,6 +106,7 @@ class Artifact(BaseModel):
     size: int | None
     url: str | None
     note: str | None
+    expires_at: datetime | None
 
 
 class Result(BaseModel):

@@ -45,6 +45,7 @@ class Decided:
     """An entry of the history, for those who watch."""
 
     envelope: Envelope
+    before: Job
     job: Job
     """As it was then."""
     disposition: Disposition
@@ -114,7 +115,7 @@ class Batch:
             self._entry(envelope, before, after, made.disposition, made.reason, random)
         )
         held.decided.append(
-            Decided(envelope, after, made.disposition, made.reason, held.beside.trace)
+            Decided(envelope, before, after, made.disposition, made.reason, held.beside.trace)
         )
         if made.disposition is Disposition.APPLIED:
             self._note_news(held, before, after)

@@ -8,6 +8,7 @@ import structlog
 
 from agentflow.core.events import Envelope, name_of
 from agentflow.core.job import FINAL
+from agentflow.core.results import Custody
 from agentflow.core.transition import Disposition
 from agentflow.store.rows import loads
 from agentflow.telemetry import traces
@@ -32,6 +33,7 @@ def watch(metrics: Metrics, done: Done, began: int, ended: int) -> None:
         if decided.disposition is Disposition.APPLIED:
             job = decided.job
             metrics.transitions[metrics.task(job.task), job.status.value, decided.reason].inc()
+            _count_files(metrics, decided)
             if decided.trace is not None:
                 _span(decided, decided.trace, causes.get(decided.envelope.id), began, ended)
         if finals:
@@ -53,6 +55,18 @@ def _count(metrics: Metrics, done: Done, seconds: float) -> None:
         metrics.inbox[letter.row["kind"], letter.status].inc()
     for new in done.new_jobs:
         metrics.submitted[(metrics.task(new.job.task),)].inc()
+
+
+def _count_files(metrics: Metrics, decided: Decided) -> None:
+    """Those that came into custody by this decision, or were lost."""
+    task = metrics.task(decided.job.task)
+    known = set(decided.before.result.artifacts) if decided.before.result else set()
+    for file in decided.job.result.artifacts if decided.job.result else ():
+        if file.status is Custody.PENDING or file in known:
+            continue
+        metrics.artifacts[task, file.status.value].inc()
+        if file.status is Custody.STORED:
+            metrics.artifact_bytes[(task,)].inc(file.size or 0)
 
 
 def _kind(said: Claim | Envelope | Beat) -> str:

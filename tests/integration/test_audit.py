@@ -126,7 +126,10 @@ def told(job: Job, dice: random.Random) -> Event:
     a = job.attempt if dice.random() < 0.9 else dice.randint(1, len(job.attempts))
     attempt = job.attempts[a - 1]
     id = attempt.external_id or f"x-{job.id[-6:]}-{a}"
-    files = [Artifact(f"https://files.test/{i}") for i in range(dice.choice((0, 0, 1, 2)))]
+    files = [
+        Artifact(f"https://files.test/{i}", expires_at=job.deadline if i else None)
+        for i in range(dice.choice((0, 0, 1, 2)))
+    ]
     result = Result(output={"n": [1, 2.5, None, "é"]}, artifacts=files, usage={"seconds": 2})
     collected = [
         Artifact(f.url, id=f.id, status=s, sha256="0" * 64, size=3, key=f"k/{f.id}")

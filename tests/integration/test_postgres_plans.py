@@ -264,6 +264,7 @@ CHORES: dict[str, Asked] = {
 
 ALL_OPEN: dict[str, Asked] = {  # which they have to touch
     "how many are open": lambda sql: observing.open_jobs(),
+    "how many collect files": lambda sql: observing.collecting(NOW),
     "rings after an outage": lambda sql: loading.ring_again(sql, NOW),
     "rings after a pause": lambda sql: ring_resumed(sql, "rare.work", NOW),
 }

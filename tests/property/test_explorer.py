@@ -11,7 +11,7 @@ from typing import TypeAlias
 import pytest
 
 from agentflow.core.events import Event, Failed, Started, Succeeded, Woke
-from agentflow.core.job import Job, Status
+from agentflow.core.job import Job, Phase, Status
 from agentflow.core.machine import decide
 from agentflow.core.transition import Effect, Transition, applied, quiet
 from agentflow.errors import ErrorKind, Unavailable
@@ -48,6 +48,7 @@ def test_no_order_of_events_breaks_a_rule_in_a_larger_world(world: World) -> Non
 # A machine broken on purpose is found out
 
 TOKENS = World(name="webhooks by token")
+FILES = World(name="files", files=1, expiring=True, askings=(1,))
 BARREN = World(name="no word", webhooks="none", fetch=False, cancel=False, askings=(2, 1))
 
 
@@ -85,6 +86,19 @@ def forgets_to_ask(job: Job, event: Event, now: datetime, random: bytes) -> Tran
     return replace(decide(job, event, now, random), rings=())
 
 
+def gives_up_early(job: Job, event: Event, now: datetime, random: bytes) -> Transition:
+    if isinstance(event, Woke) and job.phase is Phase.COLLECTING:
+        now += timedelta(days=20)
+        job = replace(job, check_at=now)
+    return decide(job, event, now, random)
+
+
+def tries_for_ever(job: Job, event: Event, now: datetime, random: bytes) -> Transition:
+    if isinstance(event, Woke) and job.phase is Phase.COLLECTING:
+        job = replace(job, check_at=job.created_at)
+    return decide(job, event, now, random)
+
+
 def raises(job: Job, event: Event, now: datetime, random: bytes) -> Transition:
     if job.status is Status.EXPIRED:
         raise ZeroDivisionError
@@ -100,6 +114,8 @@ def raises(job: Job, event: Event, now: datetime, random: bytes) -> Transition:
         (reopens, TOKENS, "final is final"),
         (forgets_to_cancel, TOKENS, "nothing goes on at the provider for nobody"),
         (forgets_to_ask, TOKENS, "what can be fetched is fetched"),
+        (gives_up_early, FILES, "a file is not given up while its provider has it"),
+        (tries_for_ever, FILES, "with nothing heard it never ends"),
         (raises, TOKENS, "ZeroDivisionError"),
     ],
 )

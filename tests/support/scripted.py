@@ -68,9 +68,11 @@ def scripted() -> Iterator[Scripted]:
         made.url = f"http://127.0.0.1:{http.server_address[1]}"
         thread = threading.Thread(target=http.serve_forever, args=(0.01,))
         thread.start()
-        yield made
-        http.shutdown()
-        thread.join()
+        try:
+            yield made
+        finally:
+            http.shutdown()
+            thread.join()
 
 
 def say(status: int, body: Any = b"", **headers: str) -> Answer:

@@ -1,8 +1,7 @@
-"""A folder of artifacts: whole files or none."""
+"""A folder of artifacts. What it has in common with a bucket: `test_artifact_stores.py`."""
 
 import asyncio
 import errno
-import hashlib
 import os
 import sys
 import time
@@ -11,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agentflow.artifacts import ArtifactStoreError, ArtifactTooLarge, FolderStore
+from agentflow.artifacts import ArtifactStoreError, FolderStore
 from agentflow.artifacts.folder import BLOCK
-from agentflow.errors import NotFound, UsageError
 
 LIMIT = 10 * BLOCK
 
@@ -36,93 +34,6 @@ async def read(store: FolderStore, key: str, start: int = 0, end: int | None = N
 
 def files(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
-
-
-@pytest.mark.parametrize("size", [0, 1, 999, BLOCK, BLOCK + 1, 3 * BLOCK + 7])
-@pytest.mark.parametrize("step", [1000, 2 * BLOCK])
-async def test_what_is_put_is_read_back(tmp_path: Path, size: int, step: int) -> None:
-    content, store = os.urandom(size), FolderStore(tmp_path / "new")
-    stored = await store.put("a/b/c.bin", chunked(content, step), max_bytes=LIMIT)
-    assert (stored.key, stored.size) == ("a/b/c.bin", size)
-    assert stored.sha256 == hashlib.sha256(content).hexdigest()
-    assert await read(store, "a/b/c.bin") == content
-    assert await store.size("a/b/c.bin") == size
-    assert files(tmp_path) == ["new/a/b/c.bin"]
-
-
-async def test_a_range_is_a_slice(tmp_path: Path) -> None:
-    content, store = os.urandom(2 * BLOCK + 10), FolderStore(tmp_path)
-    await store.put("a", chunked(content), max_bytes=LIMIT)
-    far = len(content) + 5
-    for start, end in [(0, 1), (5, None), (BLOCK - 1, BLOCK + 1), (7, 7), (9, 3), (far, None),
-                       (3, far), (1, len(content) - 1)]:  # fmt: skip
-        assert await read(store, "a", start, end) == content[start:end]
-    with pytest.raises(UsageError):
-        await store.open("a", -1)
-
-
-async def test_an_unknown_key_is_not_found_at_once(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    await store.put("a/b", chunked(b"x"), max_bytes=1)
-    for key in ("c", "a", "a/b/c"):
-        assert await store.size(key) is None
-        with pytest.raises(NotFound):
-            await store.open(key)
-
-
-async def test_a_deleted_key_is_gone_and_deleting_again_is_no_error(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    await store.put("a/b", chunked(b"x"), max_bytes=1)
-    for key in ("a/b", "a/b", "a", "never"):
-        await store.delete(key)
-    assert await store.size("a/b") is None
-
-
-@pytest.mark.parametrize(
-    "key",
-    ["", "/", "/etc/passwd", "..", "a/../b", "../a", "a//b", "a/", "./a", ".hidden", "a/.put-1.tmp",
-     "a b", "a\n", "a\0b", "ä", "a\\b", "~/a:b", "x" * 201, "/".join(["x" * 100] * 9)],
-)  # fmt: skip
-async def test_a_key_that_is_none_is_refused(tmp_path: Path, key: str) -> None:
-    store = FolderStore(tmp_path / "root")
-    for action in (store.put(key, chunked(b"x"), max_bytes=1), store.open(key), store.size(key),
-                   store.delete(key)):  # fmt: skip
-        with pytest.raises(UsageError, match="is not an artifact key"):
-            await action
-    assert files(tmp_path) == []
-
-
-async def test_a_longest_key_is_stored(tmp_path: Path) -> None:
-    key = "/".join(["x" * 199] * 4)
-    assert (await FolderStore(tmp_path).put(key, chunked(b"x"), max_bytes=1)).size == 1
-
-
-@pytest.mark.parametrize("size", [11, 3 * BLOCK])
-async def test_more_than_the_cap_is_never_stored(tmp_path: Path, size: int) -> None:
-    store = FolderStore(tmp_path)
-    with pytest.raises(ArtifactTooLarge, match="10 bytes"):
-        await store.put("a", chunked(b"x" * size), max_bytes=10)
-    assert (await store.put("b", chunked(b"x" * 10), max_bytes=10)).size == 10
-    assert files(tmp_path) == ["b"]
-
-
-async def test_a_failed_put_leaves_what_was_there(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    await store.put("a", chunked(b"old"), max_bytes=LIMIT)
-    with pytest.raises(RuntimeError, match="torn"):
-        await store.put("a", failing(b"x" * 2 * BLOCK, RuntimeError("torn")), max_bytes=LIMIT)
-    assert await read(store, "a") == b"old"
-    assert files(tmp_path) == ["a"]
-
-
-async def test_concurrent_puts_of_one_key_leave_one_whole_file(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    contents = [bytes([n]) * (BLOCK + n) for n in range(8)]
-    puts = [store.put("a/b", chunked(content), max_bytes=LIMIT) for content in contents]
-    stored = await asyncio.gather(*puts)
-    assert [each.size for each in stored] == [len(content) for content in contents]
-    assert await read(store, "a/b") in contents
-    assert files(tmp_path) == ["a/b"]
 
 
 async def test_a_reader_keeps_the_file_it_opened(tmp_path: Path) -> None:

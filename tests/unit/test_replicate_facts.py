@@ -188,6 +188,20 @@ def test_the_files_of_an_output_are_found_in_order_and_the_output_kept() -> None
     )
 
 
+def test_a_file_expires_an_hour_after_the_prediction_ended() -> None:
+    url = "https://replicate.delivery/a/out-0.png"
+    ended = "2026-11-23T10:00:00.123456789Z"
+    (file,) = result_of(output=url, completed_at=ended).artifacts
+    assert file.expires_at == datetime(2026, 11, 23, 11, 0, 0, 123456, UTC)
+
+
+@pytest.mark.parametrize("ended", [None, 7, "", "yesterday", "9999-12-31T23:30:00Z", {}])
+def test_a_prediction_that_does_not_say_when_it_ended_leaves_it_to_the_policy(ended: Any) -> None:
+    url = "https://replicate.delivery/a/out-0.png"
+    assert result_of(output=url, completed_at=ended).artifacts[0].expires_at is None
+    assert provider.tasks["replicate.predict"].policy.files_live == 3600
+
+
 @pytest.mark.parametrize(
     ("output", "text"),
     [

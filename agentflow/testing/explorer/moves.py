@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Literal, NamedTuple, TypeAlias
 
 from agentflow.core.events import (
@@ -28,6 +29,9 @@ from agentflow.testing.explorer.world import ENDS, Run, State, Work, World, exte
 
 EventName: TypeAlias = tuple[str, int]
 """What is said, and about which run."""
+
+FILES_END = datetime(2026, 1, 21, tzinfo=UTC)
+"""When the provider deletes what it made, where it does: before the deadline."""
 
 At: TypeAlias = Literal["now", "late", "due"]
 """In time, after the deadline, or when the alarm is due."""
@@ -94,7 +98,9 @@ class Moves:
         yield ("cancel_requested", 0), CancelRequested()
         for run, attempt in enumerate(self.runs):
             mine = external_id(run)
+            end = FILES_END if self.world.expiring else None
             files = [Artifact(f"https://acme/{run}/{i}") for i in range(self.world.files)]
+            files = [replace(file, expires_at=end) for file in files]
             result = Result(output=run, artifacts=files)
             failed = ProviderError(retryable=True)
             yield ("started", run), Started(nonce(run), f"worker{run}", attempt=attempt)
@@ -105,18 +111,18 @@ class Moves:
             for word, called in (("handed_back", False), ("gave_up", True)):
                 event = Abandoned(called=called, nonce=nonce(run), attempt=attempt)
                 yield (word, run), event
-            for end, id_ in (("", mine), ("_bare", None)):
+            for tail, id_ in (("", mine), ("_bare", None)):
                 yield (
-                    (f"progressed{end}", run),
+                    (f"progressed{tail}", run),
                     Progressed(0.5, attempt=attempt, external_id=id_),
                 )
-                yield (f"changed{end}", run), Changed(attempt=attempt, external_id=id_)
+                yield (f"changed{tail}", run), Changed(attempt=attempt, external_id=id_)
                 yield (
-                    (f"succeeded{end}", run),
+                    (f"succeeded{tail}", run),
                     Succeeded(result=result, attempt=attempt, external_id=id_),
                 )
-                yield (f"failed{end}", run), Failed(failed, attempt=attempt, external_id=id_)
-                yield (f"canceled{end}", run), Canceled(attempt=attempt, external_id=id_)
+                yield (f"failed{tail}", run), Failed(failed, attempt=attempt, external_id=id_)
+                yield (f"canceled{tail}", run), Canceled(attempt=attempt, external_id=id_)
 
     # Workers
 

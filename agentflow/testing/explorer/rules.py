@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 from agentflow.core.events import Event, Succeeded, Woke
 from agentflow.core.job import Job, Phase, Status, patch_between
@@ -47,6 +48,17 @@ def _result_faults(job: Job, event: Event, after: Job) -> Iterator[str]:
         stored = [a for a in job.result.artifacts if a.status is Custody.STORED]
         if any(a not in after.result.artifacts for a in stored):
             yield "a file in custody stays there"
+
+
+def file_faults(job: Job, after: Job, now: datetime) -> Iterator[str]:
+    """`after` is what an event at `now` made of the job. That somebody said a file is lost is no
+    judgment of ours."""
+    if job.result is None or after.result is None:
+        return
+    for old, new in zip(job.result.artifacts, after.result.artifacts, strict=True):
+        given_up = new.note is not None and old.note is None
+        if given_up and old.expires_at is not None and now < old.expires_at:
+            yield "a file is not given up while its provider has it"
 
 
 def _disposition_faults(job: Job, transition: Transition, patched: bool) -> Iterator[str]:
@@ -109,12 +121,14 @@ def stray_faults(world: World, works: Sequence[int]) -> Iterator[str]:
 
 def canonical(job: Job) -> Job:
     """The job without what no decision depends on. Of `check_at` remains whether it comes before
-    the deadline."""
-    bounded = job.status is Status.CANCELING or job.phase is Phase.COLLECTING
+    the deadline, or before the end of the files it collects."""
+    collecting = job.phase is Phase.COLLECTING
+    bounded = job.status is Status.CANCELING or collecting
     counted = bounded or job.phase is Phase.UNKNOWN
-    check_at = job.check_at
+    policy, check_at = job.policy, job.check_at
+    most = max(policy.unknown_checks, policy.cancel_checks, policy.collect_checks)
     if check_at is not None:
-        soon = bounded or check_at < job.deadline
+        soon = check_at < files_end(job) if collecting else bounded or check_at < job.deadline
         check_at = job.created_at + (job.deadline - job.created_at) / 2 if soon else job.deadline
     attempts = (
         replace(a, token=Token(f"token{a.number}"), worker=None, started_at=None)
@@ -124,12 +138,19 @@ def canonical(job: Job) -> Job:
         job,
         reason="",
         check_at=check_at,
-        checks=job.checks if counted else 0,
+        checks=min(job.checks, most) if counted else 0,
         attempts=tuple(attempts),
         started_at=None,
         finished_at=None,
         error=job.error and ErrorInfo(job.error.kind, ""),
     )
+
+
+def files_end(job: Job) -> datetime:
+    """When the first file to collect is lost, if that is ever."""
+    files = job.result.artifacts if job.result else ()
+    ends = [a.expires_at for a in files if a.status is Custody.PENDING and a.expires_at]
+    return min(ends, default=job.deadline + timedelta(days=999))
 
 
 def brief(job: Job) -> str:

@@ -21,6 +21,7 @@ from agentflow.testing.explorer.rules import (
     call_faults,
     canonical,
     faults,
+    file_faults,
     result_faults,
     stray_faults,
 )
@@ -137,7 +138,7 @@ class Search:
             transition = decide(job, event, now, RANDOM)
         except Exception as error:
             raise Broken(f"{error!r}: {said}") from error
-        for fault in faults(job, event, transition):
+        for fault in (*faults(job, event, transition), *file_faults(job, transition.after, now)):
             raise Broken(f"{fault}: {said}\n{transition.reason}: {brief(transition.after)}")
         calls, cancels = 0, []
         for ring in transition.rings:

@@ -28,6 +28,8 @@ class World:
     adopted: bool = False
     """The call was made elsewhere: the job waits for the provider from the start."""
     files: int = 0
+    expiring: bool = False
+    """The provider tells when it deletes the files: before the deadline."""
     thin: bool = False
     """Webhooks say only that something changed."""
     bare: bool = False

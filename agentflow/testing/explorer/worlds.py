@@ -20,6 +20,7 @@ WORLDS = (
     World(name="webhooks by token, no fetch", fetch=False),
     World(name="webhooks by token, with a file", files=1),
     World(name="webhooks by token, with files, one attempt", files=2, askings=(1,)),
+    World(name="webhooks by token, with files that expire", files=2, expiring=True, askings=(1,)),
     World(name="thin webhooks", thin=True),
     World(name="webhooks without ids", bare=True),
     World(name="webhooks without ids, find", bare=True, find=True),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
@@ -32,6 +33,9 @@ from agentflow import (
 State: TypeAlias = Progressed | Changed | Succeeded | Failed | Canceled
 
 LONGEST_ERROR = 2000
+
+KEPT = timedelta(hours=1)
+"""So long after a prediction ended its output can be had."""
 
 # tqdm writes ` 45%|████▌     | 23/50 [00:01<00:02]`; the last one counts.
 _PERCENT = re.compile(r"(\d{1,3})%\s*\|")
@@ -97,8 +101,8 @@ def failed(error: Any) -> ProviderFailure:
 
 def result(prediction: Mapping[str, Any]) -> Result:
     """The output as it is, its text, and every file it points at, in order."""
-    output = prediction.get("output")
-    files = [file for text in _strings(output) if (file := artifact(text))]
+    output, end = prediction.get("output"), expiry(prediction.get("completed_at"))
+    files = [file for text in _strings(output) if (file := artifact(text, end))]
     return Result(
         output=output,
         text=None if files else _text(output),
@@ -107,7 +111,16 @@ def result(prediction: Mapping[str, Any]) -> Result:
     )
 
 
-def artifact(text: str) -> Artifact | None:
+def expiry(completed_at: Any) -> datetime | None:
+    """When Replicate deletes the output of a prediction; None if it does not say when it ended."""
+    try:
+        ended = datetime.fromisoformat(completed_at)
+        return (ended if ended.tzinfo else ended.replace(tzinfo=UTC)).astimezone(UTC) + KEPT
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def artifact(text: str, expires_at: datetime | None = None) -> Artifact | None:
     """The file behind a string of an output; None if it is not a URL and nothing else."""
     if data := _DATA.match(text):
         return Artifact(text, media_type=data[1])
@@ -117,7 +130,8 @@ def artifact(text: str) -> Artifact | None:
         parts = urlsplit(text)
     except ValueError:
         return None
-    return Artifact(text, PurePosixPath(unquote(parts.path)).name or None) if parts.netloc else None
+    name = PurePosixPath(unquote(parts.path)).name or None
+    return Artifact(text, name, expires_at=expires_at) if parts.netloc else None
 
 
 def usage(metrics: Any) -> dict[str, float]:

@@ -20,7 +20,7 @@ from agentflow import (
     ResultLost,
     StandardWebhooks,
 )
-from agentflow_replicate.facts import State, ended, fact, identity
+from agentflow_replicate.facts import KEPT, State, ended, fact, identity
 from agentflow_replicate.failures import failure
 from agentflow_replicate.files import with_files
 from agentflow_replicate.settings import ReplicateSettings
@@ -88,7 +88,14 @@ provider.translate(failure)
     input=Predict,
     # Outputs are deleted an hour after a prediction ends: polls are never further apart than
     # five minutes, so that there is time to copy them.
-    policy=Policy(timeout=60, on_unknown="fail", deadline=3600, poll_after=2, poll_max=60),
+    policy=Policy(
+        timeout=60,
+        on_unknown="fail",
+        deadline=3600,
+        poll_after=2,
+        poll_max=60,
+        files_live=KEPT.total_seconds(),
+    ),
 )
 async def predict(call: Call, input: Predict) -> Accepted | State:
     """Run a model on Replicate."""

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from support.web import World
+import pytest_asyncio
+from support.buckets import S3Server
+from support.web import World, world
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CONTENT = bytes(range(256)) * 40
 SIZE = len(CONTENT)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["folder", "bucket"])
+async def api(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    module_database: str | None,
+    s3_server: S3Server,
+) -> AsyncIterator[World]:
+    bucket = s3_server.bucket()
+    options = {} if request.param == "folder" else {"artifacts_url": bucket.url}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in bucket.environ.items():
+            patch.setenv(name, value)
+        async with world(tmp_path_factory.mktemp("http"), **options) as running:
+            yield running
 
 
 async def stored(api: World, content: bytes = CONTENT, **more: Any) -> Any:
@@ -161,9 +179,8 @@ async def test_only_what_is_in_custody_is_served(api: World) -> None:
 
 async def test_a_file_that_vanished_from_the_store_is_a_404_without_its_place(api: World) -> None:
     file = await stored(api)
-    folder: Path = api.app.runtime.settings.data_dir / "artifacts"
     digits = file["id"].split("_")[1]
-    (folder / digits[:8] / digits / "0").unlink()
+    await api.app.runtime.artifacts.delete(f"{digits[:8]}/{digits}/0")
     answer = await api.http.get(file["url"])
     assert answer.status_code == 404
     assert f"{digits[:8]}/" not in answer.text
