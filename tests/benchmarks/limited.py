@@ -140,6 +140,7 @@ async def play(scene: Scene, jobs: int, seed: int, kills: int) -> None:
         await scene.submit([dice.uniform(0.4, 0.8) for _ in range(calls)])
         await scene.until(lambda: scene.seen.under_way.total() >= AT_ONCE, 60)
         await scene.kill(f"worker-{number + 1}")
+        await scene.client.cancel_many(status="queued", dry_run=False)
     await scene.ended(180)
     scene.judge()
     await scene.leftovers()
