@@ -135,6 +135,8 @@ class Task(Generic[F]):
     policy: Policy = field(default_factory=Policy)
     description: str = ""
     kind: TaskKind | None = None
+    fetch_timeout: float = 30.0
+    """Seconds that one `fetch` may take."""
     fetcher: Callable[..., Any] | None = None
     finder: Callable[..., Any] | None = None
     canceler: Callable[..., Any] | None = None
@@ -269,12 +271,14 @@ class Provider:
         description: str = "",
         kind: TaskKind | None = None,
         limits: Limit | Sequence[Limit] = (),
+        fetch_timeout: float = 30.0,
     ) -> Callable[[F], Task[F]]:
         """Wrap `function(call, input)`, which returns an `Accepted`, `Succeeded`, `Failed`,
         `Result`, or any JSON value (the result's output). One of `kind="model"` takes a
         `ModelRequest` (`input` may be a subclass) and comes to a `ModelReply`. `limits` hold for
-        this task besides those of the provider. Raises `PluginError` for a bad name or an input
-        that does not fit the kind."""
+        this task besides those of the provider. `fetch_timeout` is in seconds, for a `fetch` that
+        brings large files. Raises `PluginError` for a bad name or an input that does not fit the
+        kind."""
         full = f"{self.name}.{name}"
         if kind == "model":
             input = input or ModelRequest
@@ -285,7 +289,7 @@ class Provider:
             if not TASK_NAME.fullmatch(full) or full in self.tasks:
                 raise PluginError(f"{full!r} is no task name, or taken")
             doc = description or (function.__doc__ or "").strip().split("\n")[0]
-            task = Task(full, function, input, policy or Policy(), doc, kind)
+            task = Task(full, function, input, policy or Policy(), doc, kind, fetch_timeout)
             task.limits = several(limits)
             self.tasks[full] = task
             return task

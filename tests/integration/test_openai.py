@@ -5,63 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agentflow_openai.simulator import OpenAISimulator, env, simulator
 from support.fakes import reasons
 from support.patience import PATIENCE
-from support.serving import free_port, http_server
+from support.openai import HELLO, KEY, World, world
 
-from agentflow import AgentFlow, ModelReply, Policy, Settings
-from agentflow.app import standalone
+from agentflow import ModelReply, Policy
 from agentflow.store import queries
-from agentflow.webhooks.signatures import new_secret
-
-KEY = "sk-test-very-secret-key"
-HELLO = {"model": "gpt-x", "messages": [{"role": "user", "content": "hello"}]}
-
-
-@dataclass
-class World:
-    app: AgentFlow
-    sim: OpenAISimulator
-
-    async def ends(self, task: str, input: Any, **options: Any) -> Any:
-        """The job at its end."""
-        job = await self.app.submit(task, input, **options)
-        return await self.end_of(job.id)
-
-    async def end_of(self, id: str) -> Any:
-        async with asyncio.timeout(20):
-            while True:
-                view = await queries.get_job("default", id)
-                if view["finished_at"]:
-                    return view
-                await asyncio.sleep(0.01)
-
-
-@asynccontextmanager
-async def world(
-    data: Path, monkeypatch: pytest.MonkeyPatch, *, webhooks: bool = True
-) -> AsyncIterator[World]:
-    port = free_port()
-    async with simulator(new_secret(), KEY).serve() as sim:
-        for name, value in env(sim).items():
-            monkeypatch.setenv(name, value)
-        url = f"http://127.0.0.1:{port}"
-        sim.webhook_url = f"{url}/webhooks/openai" if webhooks else None
-        hasty: dict[str, Any] = {"poll_after": 0.2, "poll_max": 0.5, "backoff": 0.05}
-        hasty |= {"unknown_checks": 1, "poll_after_webhook": 30.0 if webhooks else 0.2}
-        app = AgentFlow(policies={"openai.respond": hasty, "openai.chat": hasty})
-        app._settings = Settings(
-            data_dir=data, port=port, public_url=url if webhooks else None, grace=0.2
-        )
-        async with http_server(standalone(app), port):
-            yield World(app, sim)
 
 
 @pytest.fixture

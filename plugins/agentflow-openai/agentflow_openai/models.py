@@ -20,7 +20,7 @@ from agentflow import (
     ResultLost,
 )
 from agentflow_openai import chats, responses
-from agentflow_openai.content import images_of, numbers
+from agentflow_openai.content import embedded, images_of
 from agentflow_openai.prices import most_of_request, most_of_texts
 from agentflow_openai.provider import provider
 from agentflow_openai.responses import State, fact, identity
@@ -146,13 +146,7 @@ async def embed(call: Call, input: Embed) -> Result:
 
     given = input.model_dump(exclude_none=True)
     async with session(call) as client:
-        made = plain(await client.embeddings.create(**given, encoding_format="float"))
-        found = sorted(made["data"], key=lambda each: each["index"])
-        usage = numbers(made.get("usage"), ("prompt_tokens",))
-        return Result(
-            output={"model": made.get("model"), "embeddings": [e["embedding"] for e in found]},
-            usage={"input_tokens": usage["prompt_tokens"]} if usage else {},
-        )
+        return embedded(plain(await client.embeddings.create(**given, encoding_format="float")))
 
 
 embed.most(most_of_texts)

@@ -154,7 +154,7 @@ def reply(response: Mapping[str, Any]) -> ModelReply:
         refusal="".join(refusals) or None,
         finish="tool_calls" if calls else "stop",
         model=model if isinstance(model, str) else None,
-        usage=_usage(response.get("usage")),
+        usage=tokens(response.get("usage")),
     )
 
 
@@ -183,8 +183,8 @@ def failed(error: Any) -> ProviderFailure:
             return ProviderError(text, detail=detail)
 
 
-def _usage(usage: Any) -> dict[str, float]:
-    """Tokens, with those that are billed apart."""
+def tokens(usage: Any) -> dict[str, float]:
+    """The tokens of a `usage`, with those that are billed apart."""
     if not isinstance(usage, Mapping):
         return {}
     found = numbers(usage, ("input_tokens", "output_tokens"))
