@@ -41,7 +41,7 @@ async def send(call: Call, input: Mail) -> Accepted | Result:
     settings: SendGridSettings = call.settings
     key = settings.api_key.get_secret_value()
     if not key:
-        raise AuthenticationFailed("SENDGRID_API_KEY is not set for the worker.")
+        raise AuthenticationFailed("SENDGRID_API_KEY is not set.")
     answer = await call.http.post(
         f"{settings.base_url}/v3/mail/send",
         json=await request_of(call, input),
