@@ -58,7 +58,7 @@ def set_up(name: str, *, store: Path | None, show: bool, rotate: bool) -> list[F
 
 def _kept(ready: Ready, made: WebhooksReady, file: EnvFile | None, show: bool) -> Finding:
     variable, value = variable_of(ready.settings, made.field or ""), made.key or ""
-    if made.keep_old and (old := _present(ready.settings, made.field)):
+    if made.keep_old and (old := _present(ready.settings, made.field or "")):
         value = f"{value},{old.replace(',', ' ').split()[0]}"
     if show:
         typer.echo(f"{variable}={value}", err=True)  # the table would wrap it
