@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,7 +29,8 @@ class Call:
     `settings` is the provider's settings object. `http` is a shared client without credentials.
     `webhook_url` is where the provider shall report, None when polling is all there is. `token`
     is the attempt's, part of that URL. `idempotency_key` is the same whenever this attempt's call
-    would be made. `timeout` is in seconds, for the whole function.
+    would be made. `timeout` is in seconds, for the whole function. `strays` are, for `find`, the
+    newest external ids that the provider's webhooks named and no job has.
     """
 
     settings: Any
@@ -45,6 +46,7 @@ class Call:
     on_progress: Callable[[float | None, str | None], None]
     open_artifact: Callable[[str], AbstractAsyncContextManager[AsyncIterator[bytes]]]
     on_text: Callable[[str, Channel], None] = lambda _text, _channel: None
+    strays: Sequence[str] = ()
     keep_artifact: Callable[[AsyncIterator[bytes], str, str], Awaitable[Artifact]] = _nowhere
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:

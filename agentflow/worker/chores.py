@@ -124,7 +124,8 @@ async def _find(worker: Worker, chore: Chore) -> None:
     if task.finder is None:
         return
     async with asyncio.timeout(CHORE_TIMEOUT):
-        found = await run_function(task.finder, _call(worker, chore), chore.token, chore.since)
+        call = replace(_call(worker, chore), strays=chore.strays)
+        found = await run_function(task.finder, call, chore.token, chore.since)
     if found is not None:
         await _report(worker, chore, Accepted(str(found)))
 

@@ -93,6 +93,39 @@ async def test_a_response_that_openai_dropped_is_lost(openai: World) -> None:
     assert (await openai.end_of(job.id))["error"]["kind"] == "result_lost"
 
 
+@pytest.mark.parametrize("fault", ["reset", "error_after"])
+async def test_background_work_whose_answer_was_lost_is_found_by_its_metadata(
+    openai: World, fault: str
+) -> None:
+    await openai.app.submit("openai.respond", background())
+    openai.sim.announce("response.completed", "resp_somebody_else_s")
+    openai.sim.announce("batch.completed", "batch_somebody_else_s")
+    openai.sim.faults.update({fault: 1})
+    asked = background(seconds=0.3)
+    job = await openai.ends("openai.respond", asked, idempotency_key="k")
+    assert (job["status"], job["attempt"]) == ("succeeded", 1)
+    assert openai.sim.stats.created[f"{job['id']}:1"] == 1, "it was paid for once"
+
+
+async def test_pictures_drawn_in_the_background_are_files_not_rows(openai: World) -> None:
+    asked = {**background(images=2), "hosted_tools": [{"type": "image_generation"}]}
+    job = await openai.ends("openai.respond", asked)
+    files = job["result"]["artifacts"]
+    assert [(f["status"], f["media_type"]) for f in files] == [("stored", "image/png")] * 2
+    assert job["result"]["text"] == "You said: hello"
+    assert "iVBOR" not in json.dumps(
+        [job, await queries.history("default", job["id"])], default=str
+    )
+    (work,) = openai.sim.works.values()
+    assert work.asked["tools"] == [{"type": "image_generation"}]
+
+
+async def test_an_image_cannot_be_streamed_into_nothing(openai: World) -> None:
+    job = await openai.ends("openai.image", {"prompt": "a hen", "options": {"stream": True}})
+    assert job["error"]["kind"] == "invalid_input"
+    assert openai.sim.stats.counts["/v1/images/generations"] == 0
+
+
 async def test_a_cancel_reaches_openai(openai: World) -> None:
     job = await openai.app.submit("openai.respond", background(outcome="never"))
     async with asyncio.timeout(PATIENCE):

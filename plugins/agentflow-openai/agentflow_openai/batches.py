@@ -36,7 +36,7 @@ from agentflow_openai import responses
 from agentflow_openai.batch_input import Batch, numbered, write
 from agentflow_openai.batch_results import Results, wanted
 from agentflow_openai.content import numbers
-from agentflow_openai.failures import failure
+from agentflow_openai.failures import is_gone
 from agentflow_openai.provider import provider
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ async def fetch(call: Call, external_id: str) -> State:
             said = plain(await client.batches.retrieve(external_id, timeout=ASIDE / 2))
             return await _state(call, client, said)
     except ProviderFailure as refused:
-        if refused.detail.get("status") == 404:
+        if is_gone(refused):
             lost = ResultLost("OpenAI no longer has the batch, or the file of its answers.")
             return Failed(lost, external_id=external_id)
         if isinstance(refused, Unstorable):
@@ -213,8 +213,7 @@ async def _gathered(call: Call, client: AsyncOpenAI, said: Mapping[str, Any]) ->
             if (found := wanted(line)) is not None:
                 order[found[0]] = found[1]
     except Exception as error:
-        told = failure(error, create=False)
-        if told is None or told.detail.get("status") != 404:
+        if not is_gone(error):
             raise
         order.clear()  # deleted by somebody: the answers come as OpenAI wrote them
     with tempfile.TemporaryFile() as file:

@@ -49,7 +49,7 @@ async def send(call: Call, input: Mail) -> Accepted | Result:
     )
     if answer.status_code != 202:
         raise refusal(answer.status_code, answer.content, answer.headers)
-    id = answer.headers.get("x-message-id") or call.token
+    id = answer.headers.get("x-message-id") or call.idempotency_key
     if input.wait_for == "acceptance" or not settings.webhook_public_key:
         return Result(output={"event": "accepted", "email": input.to, "sg_message_id": id})
     return Accepted(id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
@@ -19,13 +18,9 @@ from agentflow.types import new_id
 from agentflow_openai.simulator.batches import CONTENT, Batches
 from agentflow_openai.simulator.chunks import TOKENS, chunked
 from agentflow_openai.simulator.endpoints import Endpoints, event
-from agentflow_openai.simulator.work import Script, Work, last_words, sent_event
+from agentflow_openai.simulator.work import PIXEL, Script, Work, last_words, sent_event
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
-
-PIXEL = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
-)
 
 
 class OpenAISimulator(Simulator):
@@ -209,8 +204,7 @@ class OpenAISimulator(Simulator):
 
     async def _image(self, request: Request) -> Response:
         asked = orjson.loads(await request.body())
-        encoded = base64.b64encode(PIXEL).decode()
-        data = [{"b64_json": encoded} for _ in range(asked.get("n") or 1)]
+        data = [{"b64_json": PIXEL} for _ in range(asked.get("n") or 1)]
         usage = {"input_tokens": 5, "output_tokens": 100, "total_tokens": 105}
         return Json({"created": int(time.time()), "data": data, "usage": usage})
 

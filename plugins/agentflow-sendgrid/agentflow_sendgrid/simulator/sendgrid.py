@@ -53,6 +53,8 @@ class SendGridSimulator(Simulator):
         self.webhook_url: str | None = None
         self.mails: list[dict[str, Any]] = []
         self.webhooks = Webhooks(self)
+        self.nameless = False
+        """Whether it takes mails without giving them an id."""
         self._pair, self._other = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
 
     @property
@@ -114,7 +116,8 @@ class SendGridSimulator(Simulator):
             if self.hit("webhook_before_response"):
                 await asyncio.wait([living])
                 await asyncio.sleep(0.1)
-            return Response(status_code=202, headers={"x-message-id": id})
+            named = {} if self.nameless else {"x-message-id": id}
+            return Response(status_code=202, headers=named)
 
         return await self.faulty(create, self.hit)
 
