@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agentflow_openai.simulator.work import Script, Work
 from support.fakes import reasons
 from support.patience import PATIENCE
 from support.openai import HELLO, KEY, World, world
@@ -97,14 +98,21 @@ async def test_a_response_that_openai_dropped_is_lost(openai: World) -> None:
 async def test_background_work_whose_answer_was_lost_is_found_by_its_metadata(
     openai: World, fault: str
 ) -> None:
-    await openai.app.submit("openai.respond", background())
-    openai.sim.announce("response.completed", "resp_somebody_else_s")
+    theirs = Work(HELLO, Script())  # made by somebody else with the same project
+    theirs.end("completed")
+    openai.sim.works[theirs.id] = theirs
+    openai.sim.announce("response.completed", theirs.id)
     openai.sim.announce("batch.completed", "batch_somebody_else_s")
     openai.sim.faults.update({fault: 1})
-    asked = background(seconds=0.3)
-    job = await openai.ends("openai.respond", asked, idempotency_key="k")
+    submitted = await openai.app.submit("openai.respond", background(seconds=0.3))
+    async with asyncio.timeout(5):
+        while len([w for w in openai.sim.works.values() if w.ended.is_set()]) < 2:
+            await asyncio.sleep(0.01)
+    openai.sim.announce("response.completed", "resp_gone")  # the newest, looked at first
+    job = await openai.end_of(submitted.id)
     assert (job["status"], job["attempt"]) == ("succeeded", 1)
-    assert openai.sim.stats.created[f"{job['id']}:1"] == 1, "it was paid for once"
+    assert openai.sim.stats.created == {f"{job['id']}:1": 1}, "it was paid for once"
+    assert job["external_id"] != theirs.id
 
 
 async def test_pictures_drawn_in_the_background_are_files_not_rows(openai: World) -> None:
