@@ -138,7 +138,8 @@ def _setup(ready: Ready, settings: Settings, rotate: bool = False) -> WebhookSet
     from agentflow.core.providers import WebhookSetup
 
     url = f"{settings.public_url}/webhooks/{ready.provider.name}"
-    return WebhookSetup(settings=ready.settings, http=None, url=url, rotate=rotate)
+    first = ready.settings_of(None)  # of several keys
+    return WebhookSetup(settings=first, http=None, url=url, rotate=rotate)
 
 
 def _asked(function: Any, setup: WebhookSetup, check: str) -> Any:

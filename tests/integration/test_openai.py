@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from agentflow_openai.simulator.work import Script, Work
 from support.fakes import reasons
-from support.patience import PATIENCE
 from support.openai import HELLO, KEY, World, world
+from support.patience import PATIENCE
 
 from agentflow import ModelReply, Policy
 from agentflow.store import queries
