@@ -67,6 +67,8 @@ _PLACES = {
     "Unstorable": "agentflow.errors",
     "Verified": "agentflow.core.providers",
     "WebhookEvent": "agentflow.writer.handlers",
+    "WebhookSetup": "agentflow.core.providers",
+    "WebhooksReady": "agentflow.core.providers",
     "guarded_client": "agentflow.artifacts.guard",
     "hookimpl": "agentflow.plugins.hookspecs",
     "scheme_of": "agentflow.webhooks.declared",
@@ -98,6 +100,8 @@ if TYPE_CHECKING:
     from agentflow.core.providers import Fact as Fact
     from agentflow.core.providers import Provider as Provider
     from agentflow.core.providers import Verified as Verified
+    from agentflow.core.providers import WebhookSetup as WebhookSetup
+    from agentflow.core.providers import WebhooksReady as WebhooksReady
     from agentflow.core.results import Artifact as Artifact
     from agentflow.core.results import Cost as Cost
     from agentflow.core.results import Result as Result

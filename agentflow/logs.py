@@ -17,7 +17,10 @@ import orjson
 import structlog
 from opentelemetry import trace
 
-CHATTY = ("aiosqlite", "asyncio", "httpcore", "httpx", "taskiq", "tortoise", "uvicorn")
+CHATTY = (
+    "aiosqlite", "asyncio", "httpcore", "httpcore2", "httpx", "httpx2", "taskiq", "tortoise",
+    "uvicorn",
+)  # fmt: skip
 
 _SECRET = re.compile(
     r"token|secret|signature|authorization|cookie|passw|api_?key|^(input|body|headers|nonce)$", re.I

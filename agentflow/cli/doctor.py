@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,15 +22,51 @@ def doctor(
     offline: Annotated[
         bool, typer.Option("--offline", help="Ask no server, database, Redis or bucket.")
     ] = False,
+    set_up: Annotated[
+        str | None,
+        typer.Option(
+            "--set-up",
+            metavar="PROVIDER",
+            help="Instead, have this provider send its webhooks to AGENTFLOW_PUBLIC_URL.",
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="The file of variables that --set-up writes the webhook's key into."),
+    ] = None,
+    show_key: Annotated[
+        bool, typer.Option("--show-key", help="Have --set-up write the key to the terminal.")
+    ] = False,
+    rotate: Annotated[
+        bool,
+        typer.Option(
+            "--rotate", help="With --set-up: a new key; the old one is good for a day more."
+        ),
+    ] = False,
+    test: Annotated[
+        str | None,
+        typer.Option(
+            "--test", metavar="PROVIDER", help="Instead, have a sample sent, and see it arrive."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check settings, plugins, keys, PostgreSQL, Redis, files and the server.
 
+    With --set-up and --test, set a provider's webhooks up and try them.
     The exit code is 1 if something fails.
     """
+    from agentflow.cli import webhooks
     from agentflow.cli.showing import write_json, write_table
 
-    found = list(_findings(data, app, url, offline))
+    if set_up or test:
+        found: list[Finding] = []
+        if set_up:
+            found += webhooks.set_up(set_up, store=store, show=show_key, rotate=rotate)
+        if test:
+            found += webhooks.try_out(test, url)
+    else:
+        found = list(_findings(data, app, url, offline))
     if as_json:
         write_json({"items": [f._asdict() for f in found]})
     else:

@@ -7,6 +7,7 @@ say how to ask after it; `@provider.parse` translates webhooks. Functions may be
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -122,6 +123,36 @@ class Fact:
     id: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookSetup:
+    """What there is to set a provider's webhooks up with.
+
+    `settings` is the provider's settings object, `http` an `httpx.AsyncClient` without credentials,
+    `url` where the webhooks shall come. `rotate` asks for a new key in place of the present one.
+    `timeout` is in seconds, for the whole function.
+    """
+
+    settings: Any
+    http: Any
+    url: str
+    rotate: bool = False
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhooksReady:
+    """How the provider's webhooks now stand. `note` is a line for people.
+
+    `key` is what they are signed with, or checked by, for `field` of the settings; None where the
+    provider shows it no more. `keep_old`: it still signs with the present one beside it.
+    """
+
+    note: str
+    key: str | None = dataclasses.field(default=None, repr=False)
+    field: str | None = None
+    keep_old: bool = False
+
+
 Parse: TypeAlias = Callable[[Delivery], Sequence[Fact]]
 
 
@@ -135,6 +166,8 @@ class Task(Generic[F]):
     policy: Policy = field(default_factory=Policy)
     description: str = ""
     kind: TaskKind | None = None
+    fetch_timeout: float = 30.0
+    """Seconds that one `fetch` may take."""
     fetcher: Callable[..., Any] | None = None
     finder: Callable[..., Any] | None = None
     canceler: Callable[..., Any] | None = None
@@ -259,6 +292,8 @@ class Provider:
         self.translator: Callable[[Exception], ProviderFailure | None] | None = None
         self.typer: Callable[[Delivery], str | None] = default_type
         self.namer: Callable[[Json, Result | None], Sequence[str]] = models_of
+        self.webhook_setter: Callable[[WebhookSetup], Any] | None = None
+        self.webhook_tester: Callable[[WebhookSetup], Any] | None = None
 
     def task(
         self,
@@ -269,12 +304,14 @@ class Provider:
         description: str = "",
         kind: TaskKind | None = None,
         limits: Limit | Sequence[Limit] = (),
+        fetch_timeout: float = 30.0,
     ) -> Callable[[F], Task[F]]:
         """Wrap `function(call, input)`, which returns an `Accepted`, `Succeeded`, `Failed`,
         `Result`, or any JSON value (the result's output). One of `kind="model"` takes a
         `ModelRequest` (`input` may be a subclass) and comes to a `ModelReply`. `limits` hold for
-        this task besides those of the provider. Raises `PluginError` for a bad name or an input
-        that does not fit the kind."""
+        this task besides those of the provider. `fetch_timeout` is in seconds, for a `fetch` that
+        brings large files. Raises `PluginError` for a bad name or an input that does not fit the
+        kind."""
         full = f"{self.name}.{name}"
         if kind == "model":
             input = input or ModelRequest
@@ -285,7 +322,7 @@ class Provider:
             if not TASK_NAME.fullmatch(full) or full in self.tasks:
                 raise PluginError(f"{full!r} is no task name, or taken")
             doc = description or (function.__doc__ or "").strip().split("\n")[0]
-            task = Task(full, function, input, policy or Policy(), doc, kind)
+            task = Task(full, function, input, policy or Policy(), doc, kind, fetch_timeout)
             task.limits = several(limits)
             self.tasks[full] = task
             return task
@@ -315,6 +352,19 @@ class Provider:
     def type_of(self, function: Callable[[Delivery], str | None]) -> Any:
         """`type_of(delivery) -> str | None`: the name `@app.on_webhook` selects by."""
         self.typer = function
+        return function
+
+    def set_up_webhooks(self, function: F2) -> F2:
+        """`set_up(setup) -> WebhooksReady`: have the provider send its webhooks to `setup.url`, and
+        bring home the key. Harmless to repeat. Raises `ProviderFailure`; a person runs it, by
+        `agentflow doctor`."""
+        self.webhook_setter = function
+        return function
+
+    def test_webhooks(self, function: F2) -> F2:
+        """`test(setup) -> int | None`: have a sample sent to `setup.url`; the status that the
+        provider was answered, where it tells."""
+        self.webhook_tester = function
         return function
 
 

@@ -80,6 +80,8 @@ class Chore:
     trace: str | None = None
     account: str | None = None
     """Whose work it is at the provider: the attempt's."""
+    strays: Sequence[str] = ()
+    """For `find`: external ids that webhooks of the provider named and no attempt has."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,15 @@ import structlog
 from structlog.contextvars import bound_contextvars
 
 from agentflow.artifacts import ArtifactStoreError, SourceGone, SourceRefused, SourceUnavailable
-from agentflow.core.events import Accepted, Collected, Event, load_event
+from agentflow.core.events import (
+    Accepted,
+    Canceled,
+    Collected,
+    Event,
+    Failed,
+    Succeeded,
+    load_event,
+)
 from agentflow.core.events import Source as From
 from agentflow.core.results import Artifact, Custody
 from agentflow.plugins.catalogue import Ready
@@ -74,15 +82,27 @@ async def _done(
 
 
 async def _fetch(worker: Worker, chore: Chore) -> None:
+    """One at a time for an attempt: some bring large files. Who asks meanwhile may know something
+    newer than what is being read, so it is asked once more, unless that was the end."""
     task = worker.catalogue.task(chore.task)
     if task.fetcher is None or chore.external_id is None:
         return
-    async with asyncio.timeout(CHORE_TIMEOUT):
-        news = news_of(
-            await run_function(task.fetcher, _call(worker, chore), chore.external_id), task
-        )
-    if news is not None:
-        await _report(worker, chore, news)
+    key = (chore.job_id, chore.attempt)
+    if key in worker.fetching:
+        worker.fetching[key] = True
+        return
+    worker.fetching[key] = again = True
+    try:
+        while again:
+            worker.fetching[key] = False
+            call = _call(worker, chore, task.fetch_timeout)
+            async with asyncio.timeout(task.fetch_timeout):
+                news = news_of(await run_function(task.fetcher, call, chore.external_id), task)
+            if news is not None:
+                await _report(worker, chore, news)
+            again = worker.fetching[key] and not isinstance(news, Succeeded | Failed | Canceled)
+    finally:
+        del worker.fetching[key]
 
 
 async def _cancel(worker: Worker, chore: Chore) -> None:
@@ -104,7 +124,8 @@ async def _find(worker: Worker, chore: Chore) -> None:
     if task.finder is None:
         return
     async with asyncio.timeout(CHORE_TIMEOUT):
-        found = await run_function(task.finder, _call(worker, chore), chore.token, chore.since)
+        call = replace(_call(worker, chore), strays=chore.strays)
+        found = await run_function(task.finder, call, chore.token, chore.since)
     if found is not None:
         await _report(worker, chore, Accepted(str(found)))
 
@@ -146,10 +167,10 @@ async def _copy(
         return artifact
 
 
-def _call(worker: Worker, chore: Chore) -> Call:
+def _call(worker: Worker, chore: Chore, timeout: float = CHORE_TIMEOUT) -> Call:
     task = worker.catalogue.task(chore.task)
     ready = worker.catalogue.of_task(chore.task)
-    grant = Granted(CHORE_TIMEOUT, chore.deadline, True)
+    grant = Granted(timeout, chore.deadline, True)
     about = chore.job_id, chore.attempt, chore.token
     return worker.make_call(task, ready, *about, grant, chore.account)
 

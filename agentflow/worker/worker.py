@@ -10,10 +10,11 @@ import contextlib
 import inspect
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import cache
+from itertools import count
 from typing import Any
 
 import httpx
@@ -21,7 +22,7 @@ import orjson
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from agentflow.artifacts import ArtifactStore, Source, collect, guarded_client
+from agentflow.artifacts import ArtifactStore, ArtifactTooLarge, Source, collect, guarded_client
 from agentflow.clock import Clock
 from agentflow.core.events import (
     Abandoned,
@@ -37,7 +38,7 @@ from agentflow.core.events import Source as From
 from agentflow.core.job import Status
 from agentflow.core.providers import Task
 from agentflow.core.results import Artifact, Custody, artifact_place
-from agentflow.errors import ErrorKind, InvalidInput, ProviderFailure
+from agentflow.errors import ErrorKind, InvalidInput, PluginError, ProviderFailure, Unstorable
 from agentflow.plugins.catalogue import Catalogue, Ready
 from agentflow.plugins.limiting import Limits
 from agentflow.telemetry import traces
@@ -101,6 +102,8 @@ class Worker:
         self.downloads = guarded_client(allow_downloads)
         self.running: dict[tuple[JobId, int], Running] = {}
         self.collecting: set[tuple[JobId, int]] = set()
+        self.fetching: dict[tuple[JobId, int], bool] = {}
+        """What is being asked after, and whether somebody asked again meanwhile."""
         self._reports: set[asyncio.Task[None]] = set()
 
     async def recover(self) -> None:
@@ -352,6 +355,7 @@ class Worker:
             log=log.bind(job_id=job, attempt=attempt, task=task.name),
             on_progress=progress,
             open_artifact=self._open_artifact,
+            keep_artifact=self._keeper(job),
         )
 
     def _tell(self, envelope: Envelope) -> None:
@@ -361,6 +365,24 @@ class Worker:
         report = asyncio.ensure_future(self.writer.report(envelope))
         self._reports.add(report)
         report.add_done_callback(self._reports.discard)
+
+    def _keeper(
+        self, job: JobId
+    ) -> Callable[[AsyncIterator[bytes], str, str], Awaitable[Artifact]]:
+        places = count()
+
+        async def keep(chunks: AsyncIterator[bytes], name: str, media_type: str) -> Artifact:
+            key = artifact_key(job, next(places))
+            try:
+                kept = await self.store.put(key, chunks, max_bytes=self.max_artifact)
+            except ArtifactTooLarge as error:
+                raise Unstorable(error.message) from error
+            return Artifact(
+                None, name, media_type, status=Custody.STORED,
+                sha256=kept.sha256, size=kept.size, key=key,
+            )  # fmt: skip
+
+        return keep
 
     @asynccontextmanager
     async def _open_artifact(self, id: str) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -377,6 +399,9 @@ class Worker:
         if not isinstance(outcome, Succeeded):
             return outcome
         result = outcome.result
+        for i, a in enumerate(result.artifacts):
+            if a.key is not None and a.key != artifact_key(job, i):
+                raise PluginError("Kept files come first among the artifacts, in their order.")
         artifacts = [
             await self.copy(a, artifact_key(job, i), None) if _inline(a) else a
             for i, a in enumerate(result.artifacts)

@@ -27,6 +27,8 @@ COLUMNS = (
 )
 
 
+MOST_STRAYS = 20
+
 Places: TypeAlias = dict[tuple[str, str], tuple[JobId, int]]
 """(provider, external id) → (job, attempt)."""
 
@@ -326,6 +328,16 @@ async def unpark(sql: Sql, external_ids: set[tuple[str, str]]) -> list[Letter]:
         if row["inbox_id"] in letters:
             letters[row["inbox_id"]].unparked.append(row["id"])
     return list(letters.values())
+
+
+async def strays_of(sql: Sql, provider: str) -> list[str]:
+    """The external ids that parked deliveries of the provider name, the newest first."""
+    rows = await sql.rows(
+        f'SELECT "external_id" FROM "agentflow_parked" WHERE "provider" = {sql.mark(1)}'
+        f' ORDER BY "id" DESC LIMIT {MOST_STRAYS}',
+        [provider],
+    )
+    return list(dict.fromkeys(row["external_id"] for row in rows))
 
 
 async def expire_parked(sql: Sql, now: datetime) -> None:

@@ -43,6 +43,7 @@ from agentflow.writer.inbox import (
     places_of,
     received,
     settle,
+    strays_of,
     understand,
     unpark,
 )
@@ -170,6 +171,7 @@ class Turn:
         self.done.woken = len(due)
         await self._match_parked(due)
         await self._finish()
+        await self._name_strays()
         self._answer(envelopes)
         return self.done
 
@@ -447,6 +449,14 @@ class Turn:
                     self.done.chores.append(chore)
         if held.job.status is Status.QUEUED and held.before.status is Status.RUNNING:
             self.done.messages.append(message_of(held.job, held.beside))
+
+    async def _name_strays(self) -> None:
+        """Who looks for a call whose answer was lost is told what came by webhook and is nobody's:
+        where a provider lists nothing, it may be there."""
+        for n, chore in enumerate(self.done.chores):
+            if chore.kind == Effect.FIND.value:
+                strays = await strays_of(self.sql, chore.task.partition(".")[0])
+                self.done.chores[n] = replace(chore, strays=strays)
 
     def _answer(self, envelopes: Sequence[tuple[Heard, Envelope | None]]) -> None:
         for heard, envelope in envelopes:

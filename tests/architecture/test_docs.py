@@ -204,8 +204,8 @@ def test_the_whole_contract_of_plugins_is_described() -> None:
     text = page("docs/plugin-contract.md")
     wanted = {
         *public(hookspecs, "agentflow_"),
-        *(f.name for f in fields(Call) if not f.name.startswith(("on_", "open_"))),
-        *("progress", "artifact"),
+        *(f.name for f in fields(Call) if not f.name.startswith(("on_", "keep_"))),
+        *("progress", "artifact", "keep"),
         *(f.name for f in fields(Delivery)),
         *arguments(Provider.__init__),
         *FAULTS,

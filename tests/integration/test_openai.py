@@ -5,63 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agentflow_openai.simulator import OpenAISimulator, env, simulator
+from agentflow_openai.simulator.work import Script, Work
 from support.fakes import reasons
+from support.openai import HELLO, KEY, World, world
 from support.patience import PATIENCE
-from support.serving import free_port, http_server
 
-from agentflow import AgentFlow, ModelReply, Policy, Settings
-from agentflow.app import standalone
+from agentflow import ModelReply, Policy
 from agentflow.store import queries
-from agentflow.webhooks.signatures import new_secret
-
-KEY = "sk-test-very-secret-key"
-HELLO = {"model": "gpt-x", "messages": [{"role": "user", "content": "hello"}]}
-
-
-@dataclass
-class World:
-    app: AgentFlow
-    sim: OpenAISimulator
-
-    async def ends(self, task: str, input: Any, **options: Any) -> Any:
-        """The job at its end."""
-        job = await self.app.submit(task, input, **options)
-        return await self.end_of(job.id)
-
-    async def end_of(self, id: str) -> Any:
-        async with asyncio.timeout(20):
-            while True:
-                view = await queries.get_job("default", id)
-                if view["finished_at"]:
-                    return view
-                await asyncio.sleep(0.01)
-
-
-@asynccontextmanager
-async def world(
-    data: Path, monkeypatch: pytest.MonkeyPatch, *, webhooks: bool = True
-) -> AsyncIterator[World]:
-    port = free_port()
-    async with simulator(new_secret(), KEY).serve() as sim:
-        for name, value in env(sim).items():
-            monkeypatch.setenv(name, value)
-        url = f"http://127.0.0.1:{port}"
-        sim.webhook_url = f"{url}/webhooks/openai" if webhooks else None
-        hasty: dict[str, Any] = {"poll_after": 0.2, "poll_max": 0.5, "backoff": 0.05}
-        hasty |= {"unknown_checks": 1, "poll_after_webhook": 30.0 if webhooks else 0.2}
-        app = AgentFlow(policies={"openai.respond": hasty, "openai.chat": hasty})
-        app._settings = Settings(
-            data_dir=data, port=port, public_url=url if webhooks else None, grace=0.2
-        )
-        async with http_server(standalone(app), port):
-            yield World(app, sim)
 
 
 @pytest.fixture
@@ -138,6 +92,46 @@ async def test_a_response_that_openai_dropped_is_lost(openai: World) -> None:
     openai.sim.forget()
     openai.sim._end(work, "completed")
     assert (await openai.end_of(job.id))["error"]["kind"] == "result_lost"
+
+
+@pytest.mark.parametrize("fault", ["reset", "error_after"])
+async def test_background_work_whose_answer_was_lost_is_found_by_its_metadata(
+    openai: World, fault: str
+) -> None:
+    theirs = Work(HELLO, Script())  # made by somebody else with the same project
+    theirs.end("completed")
+    openai.sim.works[theirs.id] = theirs
+    openai.sim.announce("response.completed", theirs.id)
+    openai.sim.announce("batch.completed", "batch_somebody_else_s")
+    openai.sim.faults.update({fault: 1})
+    submitted = await openai.app.submit("openai.respond", background(seconds=0.3))
+    async with asyncio.timeout(5):
+        while len([w for w in openai.sim.works.values() if w.ended.is_set()]) < 2:
+            await asyncio.sleep(0.01)
+    openai.sim.announce("response.completed", "resp_gone")  # the newest, looked at first
+    job = await openai.end_of(submitted.id)
+    assert (job["status"], job["attempt"]) == ("succeeded", 1)
+    assert openai.sim.stats.created == {f"{job['id']}:1": 1}, "it was paid for once"
+    assert job["external_id"] != theirs.id
+
+
+async def test_pictures_drawn_in_the_background_are_files_not_rows(openai: World) -> None:
+    asked = {**background(images=2), "hosted_tools": [{"type": "image_generation"}]}
+    job = await openai.ends("openai.respond", asked)
+    files = job["result"]["artifacts"]
+    assert [(f["status"], f["media_type"]) for f in files] == [("stored", "image/png")] * 2
+    assert job["result"]["text"] == "You said: hello"
+    assert "iVBOR" not in json.dumps(
+        [job, await queries.history("default", job["id"])], default=str
+    )
+    (work,) = openai.sim.works.values()
+    assert work.asked["tools"] == [{"type": "image_generation"}]
+
+
+async def test_an_image_cannot_be_streamed_into_nothing(openai: World) -> None:
+    job = await openai.ends("openai.image", {"prompt": "a hen", "options": {"stream": True}})
+    assert job["error"]["kind"] == "invalid_input"
+    assert openai.sim.stats.counts["/v1/images/generations"] == 0
 
 
 async def test_a_cancel_reaches_openai(openai: World) -> None:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from agentflow_sendgrid.simulator import SendGridSimulator, env, simulator
 from support.fakes import reasons, rows
@@ -20,6 +21,8 @@ from agentflow.app import standalone
 from agentflow.store import queries
 
 KEY = "SG.a-very-secret-key"
+MAIL = {"to": "Ada@example.com", "sender": "shop@example.com", "subject": "Hello", "text": "Hi"}
+NEVER = {"simulate": '{"ends": "never"}'}
 
 
 class World:
@@ -27,8 +30,7 @@ class World:
         self.app, self.sim = app, sim
 
     async def sent(self, script: dict[str, Any] | None = None, **changes: Any) -> Any:
-        mail: dict[str, Any] = {"to": "Ada@example.com", "sender": "shop@example.com"}
-        mail |= {"subject": "Hello", "text": "Hi", **changes}
+        mail: dict[str, Any] = {**MAIL, **changes}
         mail["custom_args"] = {"simulate": json.dumps(script or {})}
         job = await self.app.submit("sendgrid.send", mail)
         async with asyncio.timeout(15):
@@ -108,6 +110,32 @@ async def test_elements_that_make_no_sense_do_not_stop_the_others(mail: World) -
     assert job["status"] == "succeeded"
     await mail.quiet()
     assert await rows("SELECT id FROM agentflow_inbox WHERE status = 'failed'") == []
+
+
+async def test_a_batch_of_thousands_is_read_to_its_last_element(mail: World) -> None:
+    await mail.sent()
+    asked = mail.sim.mails[0]
+    noise = [e for _ in range(3000) for e in mail.sim._events(asked, "open", "x")]
+    job = await mail.app.submit("sendgrid.send", {**MAIL, "custom_args": NEVER})
+    async with asyncio.timeout(5):
+        while (await job.status())["status"] != "waiting":
+            await asyncio.sleep(0.01)
+    last = mail.sim._events(mail.sim.mails[1], "delivered", "y")
+    strangers = [{"event": "delivered", "email": "x@y.z", "sg_event_id": "s"}] * 500
+    body = orjson.dumps([*noise, *strangers, *last]) + b"\r\n"
+    assert mail.sim.webhook_url is not None
+    mail.sim.outbox(mail.sim.webhook_url, mail.sim.hit).post(body, last=True)
+    async with asyncio.timeout(30):
+        while (await job.status())["status"] != "succeeded":
+            await asyncio.sleep(0.05)
+
+
+async def test_a_mail_that_sendgrid_gave_no_id_is_followed_all_the_same(mail: World) -> None:
+    mail.sim.nameless = True
+    job = await mail.sent()
+    assert job["status"] == "succeeded"
+    token = mail.sim.mails[0]["custom_args"]["agentflow_token"]
+    assert token not in json.dumps([job, await queries.history("default", job["id"])], default=str)
 
 
 async def test_copies_go_along_and_decide_nothing(mail: World) -> None:

@@ -26,7 +26,7 @@ def clean(**more: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("AGENTFLOW_", "REPLICATE_"))
+        if not name.startswith(("AGENTFLOW_", "OPENAI_", "REPLICATE_", "SENDGRID_"))
     }
     return {**kept, "PYTHONWARNINGS": "default", **more}
 

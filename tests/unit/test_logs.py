@@ -50,7 +50,7 @@ def test_nobody_breaks_a_line_or_paints_the_terminal(out: io.StringIO) -> None:
 
 
 def test_libraries_speak_through_it_from_warning_on(out: io.StringIO) -> None:
-    for name in ("taskiq.receiver", "uvicorn.error", "httpx"):
+    for name in ("taskiq.receiver", "uvicorn.error", "httpx", "httpx2"):
         logging.getLogger(name).info("chatter %s", name)
         logging.getLogger(name).warning("trouble in %s", name)
     logging.getLogger("shop").info("sold %d", 2)
@@ -59,6 +59,7 @@ def test_libraries_speak_through_it_from_warning_on(out: io.StringIO) -> None:
         "WARNING trouble in taskiq.receiver",
         "WARNING trouble in uvicorn.error",
         "WARNING trouble in httpx",
+        "WARNING trouble in httpx2",
         "sold 2",
     ]
 

@@ -54,9 +54,15 @@ def event(type: str, id: Any = "resp_1") -> bytes:
     return orjson.dumps({"id": "evt_1", "object": "event", "type": type, "data": {"id": id}})
 
 
-@pytest.mark.parametrize("end", ["completed", "failed", "cancelled", "incomplete"])
-def test_a_webhook_names_what_to_fetch(end: str) -> None:
-    (found,) = parse(delivery(event(f"response.{end}")))
+@pytest.mark.parametrize(
+    "type",
+    [
+        *(f"response.{end}" for end in ("completed", "failed", "cancelled", "incomplete")),
+        *(f"batch.{end}" for end in ("completed", "failed", "cancelled", "expired")),
+    ],
+)
+def test_a_webhook_names_what_to_fetch(type: str) -> None:
+    (found,) = parse(delivery(event(type)))
     assert (found.event, found.external_id) == (Changed(), "resp_1")
 
 

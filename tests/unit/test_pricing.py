@@ -214,6 +214,9 @@ def test_another_tier_is_billed_under_another_name() -> None:
     assert billed_as({"model": "m"}, Result(output={"model": "m-2026"})) == ["m-2026", "m"]
     assert billed_as({"model": "m", "options": {"service_tier": "flex"}}, None) == ["m (flex)"]
     assert billed_as({"model": "m", "options": {"service_tier": "auto"}}, None) == ["m"]
+    batch = Result(output={"model": "m", "counts": {"total": 1}})
+    assert billed_as({"items": []}, batch) == ["m (batch)"]
+    assert billed_as({"model": "m", "hosted_tools": [{}]}, None) == ["m (hosted tools)"]
 
 
 def test_the_most_a_request_uses_is_known_only_with_a_limit() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 from support.patience import PATIENCE
 
-from agentflow import Accepted, Call, Policy, Provider, Result
+from agentflow import Accepted, Artifact, Call, Policy, Provider, Result
 from agentflow.artifacts import FolderStore
 from agentflow.clock import Clock
 from agentflow.core.events import Abandoned, Canceled, Envelope, Failed, Progressed, Succeeded
@@ -408,6 +409,99 @@ async def test_a_fetch_reports_what_the_provider_says(bench: Bench, hand: ByHand
     (event,) = hand.events
     assert (event.result.output, event.external_id, event.attempt) == ("ext", "ext", 1)
     assert hand.heard[0].source == "poll"
+    await worker.close()
+
+
+async def pieces(*given: bytes) -> AsyncIterator[bytes]:
+    for piece in given:
+        yield piece
+
+
+async def test_a_file_that_the_plugin_writes_itself_is_in_custody(
+    bench: Bench, hand: ByHand
+) -> None:
+    async def do(call: Call, input: Any) -> Any: ...
+
+    worker = bench.worker(do)
+
+    @bench.task.fetch
+    async def fetch(call: Call, external_id: str) -> Any:
+        first = await call.keep(pieces(b"a", b"b"), "one.txt", "text/plain")
+        second = await call.keep(pieces(b"cd"), "two.txt", "text/plain")
+        return Succeeded(Result(artifacts=[first, second, Artifact("data:,ef")]))
+
+    await do_chore(worker, chore("fetch"))
+    (event,) = hand.events
+    assert [a.status for a in event.result.artifacts] == [Custody.STORED] * 3
+    held = [b"".join([c async for c in await worker.store.open(a.key)])
+            for a in event.result.artifacts]  # fmt: skip
+    assert held == [b"ab", b"cd", b"ef"]
+    await worker.close()
+
+
+async def test_a_kept_file_in_another_s_place_is_refused(bench: Bench, hand: ByHand) -> None:
+    async def do(call: Call, input: Any) -> Any:
+        kept = await call.keep(pieces(b"a"), "one.txt", "text/plain")
+        return Result(artifacts=[Artifact("data:,ef"), kept])
+
+    worker = bench.worker(do, Policy(repeatable=True))
+    await worker.execute(message())
+    (event,) = [e for e in hand.events if isinstance(e, Failed)]
+    assert "Kept files come first" in event.error.message
+    await worker.close()
+
+
+async def test_a_kept_file_that_is_too_large_cannot_be_stored(bench: Bench, hand: ByHand) -> None:
+    async def do(call: Call, input: Any) -> Any:
+        await call.keep(pieces(b"a" * 1_000_001), "one.txt", "text/plain")
+
+    worker = bench.worker(do)
+    await worker.execute(message())
+    (event,) = hand.events
+    assert event.error.kind == "unstorable"
+    await worker.close()
+
+
+async def test_who_asks_during_a_fetch_is_answered_by_one_more(bench: Bench, hand: ByHand) -> None:
+    async def do(call: Call, input: Any) -> Any: ...
+
+    worker = bench.worker(do)
+    going, asked = asyncio.Event(), 0
+
+    @bench.task.fetch
+    async def fetch(call: Call, external_id: str) -> Any:
+        nonlocal asked
+        asked += 1
+        await going.wait()
+        return Progressed(message=str(asked))
+
+    fetches = [asyncio.ensure_future(do_chore(worker, chore("fetch"))) for _ in range(5)]
+    await asyncio.sleep(0.05)
+    assert asked == 1
+    going.set()
+    await asyncio.gather(*fetches)
+    assert [e.message for e in hand.events] == ["1", "2"]
+    assert worker.fetching == {}
+    await worker.close()
+
+
+async def test_a_fetch_has_the_time_its_task_says(bench: Bench, hand: ByHand) -> None:
+    given: list[float] = []
+
+    async def do(call: Call, input: Any) -> Any: ...
+
+    bench.task = bench.provider.task("do", fetch_timeout=0.05)(do)
+
+    @bench.task.fetch
+    async def fetch(call: Call, external_id: str) -> Any:
+        given.append(call.timeout)
+        await asyncio.sleep(5)
+        return Succeeded(Result())
+
+    worker = bench.make()
+    await do_chore(worker, chore("fetch"))
+    assert given == [0.05]
+    assert hand.events == []
     await worker.close()
 
 

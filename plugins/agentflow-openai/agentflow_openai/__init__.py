@@ -6,7 +6,7 @@ Loading this costs nothing: the SDK is imported by the first call.
 from __future__ import annotations
 
 from agentflow import Provider, hookimpl
-from agentflow_openai import audio, images, models  # noqa: F401 - they add their tasks
+from agentflow_openai import audio, batches, endpoints, images, models  # noqa: F401 - they add
 from agentflow_openai.provider import provider
 from agentflow_openai.settings import OpenAISettings
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
+from agentflow import ProviderError, Result
+
 if TYPE_CHECKING:
     from agentflow import Call, ModelRequest
 
@@ -72,3 +74,20 @@ def numbers(said: Any, names: Sequence[str]) -> dict[str, float]:
         for name, value in found.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
+
+
+def embedded(made: Mapping[str, Any]) -> Result:
+    """The vectors of an answer, in the order of the texts. Raises `ProviderError` for none."""
+    vectors: dict[int, Any] = {}
+    data = made.get("data")
+    for each in data if isinstance(data, list) else ():
+        match each:
+            case {"index": int(place), "embedding": vector}:
+                vectors[place] = vector
+    if not vectors:
+        raise ProviderError("OpenAI's answer holds no embeddings.")
+    usage = numbers(made.get("usage"), ("prompt_tokens",))
+    return Result(
+        output={"model": made.get("model"), "embeddings": [vectors[n] for n in sorted(vectors)]},
+        usage={"input_tokens": usage["prompt_tokens"]} if usage else {},
+    )

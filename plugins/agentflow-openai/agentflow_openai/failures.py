@@ -109,6 +109,12 @@ def failure(error: Exception, *, create: bool = True) -> ProviderFailure | None:
             return Unavailable(f"OpenAI cannot be reached. {said}")
 
 
+def is_gone(error: Exception) -> bool:
+    """Whether OpenAI says that it has no such thing."""
+    told = failure(error, create=False)
+    return told is not None and told.detail.get("status") == 404
+
+
 def meaning(error: BaseException) -> Meaning | None:
     """Of a connection error of the SDK, its cause knows more: whether anything left."""
     if _named(error) in ("openai.APIConnectionError", "openai.APITimeoutError"):

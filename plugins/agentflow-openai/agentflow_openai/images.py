@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from agentflow import Artifact, Policy, ProviderError, Result
+from agentflow import Artifact, InvalidInput, Policy, ProviderError, Result
 from agentflow_openai.content import numbers
 from agentflow_openai.provider import provider
 
@@ -37,6 +37,8 @@ async def image(call: Call, input: Picture) -> Result:
     """Draw pictures; each is an artifact of the result."""
     from agentflow_openai.session import plain, session
 
+    if "stream" in input.options:
+        raise InvalidInput("options: stream cannot be set there")
     given = input.model_dump(exclude_none=True, exclude={"options"}) | dict(input.options)
     async with session(call) as client:
         made = plain(await client.images.generate(**given))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from agentflow import (
     Accepted,
@@ -20,12 +20,15 @@ from agentflow import (
     ResultLost,
 )
 from agentflow_openai import chats, responses
-from agentflow_openai.content import images_of, numbers
+from agentflow_openai.content import embedded, images_of
+from agentflow_openai.failures import is_gone
 from agentflow_openai.prices import most_of_request, most_of_texts
 from agentflow_openai.provider import provider
 from agentflow_openai.responses import State, fact, identity
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from agentflow import Call
 
 POLICY = Policy(timeout=600, deadline=4 * 3600, poll_after=2, poll_max=30, poll_after_webhook=30)
@@ -42,6 +45,9 @@ class Respond(ModelRequest):
         default_factory=dict, max_length=14
     )
     """Kept by OpenAI with the response; the job's id is added."""
+    hosted_tools: list[dict[str, JsonValue]] = Field(default_factory=list, max_length=100)
+    """Tools that OpenAI runs itself, as it writes them: `{"type": "web_search"}`. Pictures that
+    `image_generation` draws are artifacts."""
 
     @model_validator(mode="after")
     def _heard(self) -> Respond:
@@ -58,6 +64,8 @@ async def respond(call: Call, input: Respond) -> State | Accepted:
 
     given = responses.arguments(input, await images_of(call, input))
     about = {"agentflow_job": call.job_id, "agentflow_attempt": str(call.attempt)}
+    if input.hosted_tools:
+        given["tools"] = [*given.get("tools", ()), *input.hosted_tools]
     if input.background:
         given["background"] = True
     async with session(call) as client:
@@ -92,6 +100,28 @@ async def fetch(call: Call, external_id: str) -> State:
     if isinstance(state, Changed):  # to fetch it again at once would tell nothing more
         return Progressed(message="unknown status", external_id=external_id)
     return state
+
+
+@respond.find
+async def find(call: Call, token: str, since: datetime) -> str | None:  # noqa: ARG001
+    """OpenAI lists no responses, but a webhook names each one that ends in the background: one
+    that is nobody's may be ours, and its metadata tell."""
+    from agentflow_openai.session import plain, session
+
+    async with session(call, create=False) as client:
+        for id in call.strays:
+            if not id.startswith("resp_"):
+                continue
+            try:
+                about = plain(await client.responses.retrieve(id)).get("metadata")
+            except Exception as error:
+                if is_gone(error):
+                    continue
+                raise
+            mine = {"agentflow_job": call.job_id, "agentflow_attempt": str(call.attempt)}
+            if isinstance(about, dict) and mine.items() <= about.items():
+                return id
+    return None
 
 
 @respond.cancel
@@ -146,13 +176,7 @@ async def embed(call: Call, input: Embed) -> Result:
 
     given = input.model_dump(exclude_none=True)
     async with session(call) as client:
-        made = plain(await client.embeddings.create(**given, encoding_format="float"))
-        found = sorted(made["data"], key=lambda each: each["index"])
-        usage = numbers(made.get("usage"), ("prompt_tokens",))
-        return Result(
-            output={"model": made.get("model"), "embeddings": [e["embedding"] for e in found]},
-            usage={"input_tokens": usage["prompt_tokens"]} if usage else {},
-        )
+        return embedded(plain(await client.embeddings.create(**given, encoding_format="float")))
 
 
 embed.most(most_of_texts)

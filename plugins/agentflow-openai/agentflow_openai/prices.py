@@ -63,8 +63,8 @@ def prices(settings: Any) -> Sequence[Price]:
 
 
 def billed_as(input: Any, result: Result | None) -> list[str]:
-    """The model as it answered and as it was asked for. Another tier or a slow window has other
-    prices: under a name of its own, which the table does not have."""
+    """The model as it answered and as it was asked for. Another tier, a slow window, a batch and
+    tools that OpenAI runs have other prices: under a name of its own, which the table has not."""
     asked = input if isinstance(input, dict) else {}
     output = result.output if result is not None and isinstance(result.output, dict) else {}
     options: dict[str, Any] = asked.get("options") or {}
@@ -72,6 +72,10 @@ def billed_as(input: Any, result: Result | None) -> list[str]:
     special = tier if tier not in _USUAL else None
     if "background_options" in options:
         special = special or "window"
+    if "counts" in output:
+        special = "batch"
+    if asked.get("hosted_tools"):
+        special = special or "hosted tools"
     mark = f" ({special})" if special else ""
     names = [each.get("model") for each in (output, asked)]
     return list(dict.fromkeys(f"{name}{mark}" for name in names if isinstance(name, str) and name))
@@ -79,9 +83,10 @@ def billed_as(input: Any, result: Result | None) -> list[str]:
 
 def most_of_request(input: Any) -> Mapping[str, float] | None:
     """The tokens of a `ModelRequest` at most: a token is a byte of text at least. None where
-    nobody can tell: no limit of the output, pictures, options of which we know nothing."""
+    nobody can tell: no limit of the output, pictures, options or tools of which we know nothing."""
     limit = input.get("max_output_tokens")
-    if not limit or input.get("options") or any(map(_pictures, input["messages"])):
+    unknown = input.get("options") or input.get("hosted_tools")
+    if not limit or unknown or any(map(_pictures, input["messages"])):
         return None
     said = [input["messages"], input.get("tools") or [], input.get("output_schema") or {}]
     parts = len(input["messages"]) + len(input.get("tools") or [])

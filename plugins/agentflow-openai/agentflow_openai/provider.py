@@ -22,8 +22,13 @@ provider = Provider(
 provider.translate(failure)
 provider.billed_as(billed_as)
 
-ABOUT_RESPONSES = frozenset(
-    f"response.{end}" for end in ("completed", "failed", "cancelled", "incomplete")
+ABOUT_WORK = frozenset(
+    f"{work}.{end}"
+    for work, ends in (
+        ("response", ("completed", "failed", "cancelled", "incomplete")),
+        ("batch", ("completed", "failed", "cancelled", "expired")),
+    )
+    for end in ends
 )
 """Types of webhooks that tell the end of work of ours; the many others are stored and ignored."""
 
@@ -36,7 +41,7 @@ def parse(delivery: Delivery) -> list[Fact]:
     except ValueError:
         return []
     match event:
-        case {"type": str(type), "data": {"id": str(id)}} if type in ABOUT_RESPONSES and id:
+        case {"type": str(type), "data": {"id": str(id)}} if type in ABOUT_WORK and id:
             return [Fact(Changed(), external_id=id)]
         case _:
             return []

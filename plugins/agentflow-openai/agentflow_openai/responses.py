@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 from agentflow import (
+    Artifact,
     Canceled,
     Changed,
     ContentRejected,
@@ -23,6 +24,7 @@ from agentflow import (
     ProviderError,
     ProviderFailure,
     RateLimited,
+    Result,
     Succeeded,
     ToolCall,
     Unavailable,
@@ -102,7 +104,7 @@ def fact(response: Mapping[str, Any]) -> State:
         case "queued" | "in_progress" as status:
             return Progressed(message=status, external_id=about)
         case "completed":
-            return Succeeded(reply(response).result(), external_id=about)
+            return Succeeded(result(response, reply(response)), external_id=about)
         case "incomplete":
             return _incomplete(response)
         case "failed":
@@ -126,7 +128,20 @@ def _incomplete(response: Mapping[str, Any]) -> State:
     if reason == "content_filter":
         return Failed(ContentRejected("OpenAI's filter stopped the answer."), external_id=about)
     cut = reply(response).model_copy(update={"finish": "length"})
-    return Succeeded(cut.result(), external_id=about)
+    return Succeeded(result(response, cut), external_id=about)
+
+
+def result(response: Mapping[str, Any], said: ModelReply) -> Result:
+    """The reply, with the pictures that OpenAI drew on the way as files of their own."""
+    drawn: list[Artifact] = []
+    for item in _each(response.get("output")):
+        match item:
+            case {"type": "image_generation_call", "result": str(encoded)} if encoded:
+                kind = item.get("output_format")
+                kind = kind if kind in ("png", "jpeg", "webp") else "png"
+                url = f"data:image/{kind};base64,{encoded}"
+                drawn.append(Artifact(url, f"image-{len(drawn)}.{kind}", f"image/{kind}"))
+    return said.result().with_artifacts(drawn)
 
 
 def reply(response: Mapping[str, Any]) -> ModelReply:
@@ -154,7 +169,7 @@ def reply(response: Mapping[str, Any]) -> ModelReply:
         refusal="".join(refusals) or None,
         finish="tool_calls" if calls else "stop",
         model=model if isinstance(model, str) else None,
-        usage=_usage(response.get("usage")),
+        usage=tokens(response.get("usage")),
     )
 
 
@@ -183,8 +198,8 @@ def failed(error: Any) -> ProviderFailure:
             return ProviderError(text, detail=detail)
 
 
-def _usage(usage: Any) -> dict[str, float]:
-    """Tokens, with those that are billed apart."""
+def tokens(usage: Any) -> dict[str, float]:
+    """The tokens of a `usage`, with those that are billed apart."""
     if not isinstance(usage, Mapping):
         return {}
     found = numbers(usage, ("input_tokens", "output_tokens"))

@@ -20,7 +20,7 @@ from agentflow_openai.failures import failure
 if TYPE_CHECKING:
     import ssl
 
-    from agentflow import Call
+    from agentflow import Call, WebhookSetup
     from agentflow_openai.settings import OpenAISettings
 
 CONNECT = 10.0
@@ -29,13 +29,13 @@ MARGIN = 0.05
 
 
 @asynccontextmanager
-async def session(call: Call, *, create: bool = True) -> AsyncIterator[AsyncOpenAI]:
+async def session(call: Call | WebhookSetup, *, create: bool = True) -> AsyncIterator[AsyncOpenAI]:
     """The SDK's client for this call. Whatever the block raises becomes a `ProviderFailure`;
     `create` says that the block asks for something that is paid for."""
     settings: OpenAISettings = call.settings
     key = settings.api_key.get_secret_value()
     if not key:
-        raise AuthenticationFailed("OPENAI_API_KEY is not set for the worker.")
+        raise AuthenticationFailed("OPENAI_API_KEY is not set.")
     timeout = httpx2.Timeout(call.timeout * (1 - MARGIN), connect=CONNECT)
     sent: list[object] = []
 

@@ -71,7 +71,7 @@ class Session:
         settings: ReplicateSettings = call.settings
         token = settings.api_token.get_secret_value()
         if not token:
-            raise AuthenticationFailed("REPLICATE_API_TOKEN is not set for the worker.")
+            raise AuthenticationFailed("REPLICATE_API_TOKEN is not set.")
         until = asyncio.get_running_loop().time() + call.timeout * (1 - MARGIN)
         self.wire = Wire(call.http, until)
         self.client = Client(token, base_url=settings.base_url, transport=self.wire)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agentflow import Provider, hookimpl
+from agentflow_sendgrid import endpoint  # noqa: F401 - it says how webhooks are set up
 from agentflow_sendgrid.events import fact
 from agentflow_sendgrid.mail import Mail
 from agentflow_sendgrid.provider import provider

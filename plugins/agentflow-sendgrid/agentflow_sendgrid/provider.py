@@ -41,7 +41,7 @@ async def send(call: Call, input: Mail) -> Accepted | Result:
     settings: SendGridSettings = call.settings
     key = settings.api_key.get_secret_value()
     if not key:
-        raise AuthenticationFailed("SENDGRID_API_KEY is not set for the worker.")
+        raise AuthenticationFailed("SENDGRID_API_KEY is not set.")
     answer = await call.http.post(
         f"{settings.base_url}/v3/mail/send",
         json=await request_of(call, input),
@@ -49,7 +49,7 @@ async def send(call: Call, input: Mail) -> Accepted | Result:
     )
     if answer.status_code != 202:
         raise refusal(answer.status_code, answer.content, answer.headers)
-    id = answer.headers.get("x-message-id") or call.token
+    id = answer.headers.get("x-message-id") or call.idempotency_key
     if input.wait_for == "acceptance" or not settings.webhook_public_key:
         return Result(output={"event": "accepted", "email": input.to, "sg_message_id": id})
     return Accepted(id)

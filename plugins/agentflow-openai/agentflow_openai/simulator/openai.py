@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
@@ -14,26 +12,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from agentflow.testing.poster import Poster
 from agentflow.testing.simulator import RETRIES, Json, Simulator, Streamed
 from agentflow.types import new_id
+from agentflow_openai.simulator.batches import CONTENT, Batches
 from agentflow_openai.simulator.chunks import TOKENS, chunked
-from agentflow_openai.simulator.work import Script, Work, last_words, sent_event
+from agentflow_openai.simulator.endpoints import Endpoints, event
+from agentflow_openai.simulator.work import PIXEL, Script, Work, last_words, sent_event
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
-
-PIXEL = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
-)
-
-_CONTENT = re.compile(rb'filename="[^"]*"[^\r]*(?:\r\n[^\r]+)*\r\n\r\n(.*?)\r\n--', re.DOTALL)
 
 
 class OpenAISimulator(Simulator):
     """Responses that repeat what they were told; see `Script` for what else.
 
-    `key` is the only one that is let in. `webhook_url` is the project's one endpoint, told of the
-    end of background responses. `stats.created` counts responses by `job:attempt` of their
-    metadata.
+    `key` is the only one that is let in. `webhook_url` is an endpoint of the project, told of the
+    end of background responses and of batches, like those made over the API. `stats.created`
+    counts responses and batches by `job:attempt` of their metadata.
     """
 
     def __init__(
@@ -48,6 +43,8 @@ class OpenAISimulator(Simulator):
         self.key = key
         self.webhook_url: str | None = None
         self.works: dict[str, Work] = {}
+        self.batches, self.endpoints = Batches(self), Endpoints(self)
+        self.poster = Poster()
 
     def routes(self) -> Sequence[BaseRoute]:
         return [
@@ -59,6 +56,8 @@ class OpenAISimulator(Simulator):
             self._post("/v1/images/generations", self._paid(self._image)),
             self._post("/v1/audio/speech", self._paid(self._speech)),
             self._post("/v1/audio/transcriptions", self._paid(self._transcribe)),
+            *self.batches.routes(self._known),
+            *self.endpoints.routes(self._known),
         ]
 
     def problem(self, status: int, title: str, detail: str, **more: Any) -> Response:
@@ -138,16 +137,20 @@ class OpenAISimulator(Simulator):
             self._end(work, "failed" if self.hit("fail") else None)
 
     def _end(self, work: Work, status: str | None = None) -> None:
-        if not work.end(status) or not work.asked.get("background") or self.webhook_url is None:
-            return
-        event = {
-            "id": new_id("evt"),
-            "object": "event",
-            "created_at": int(time.time()),
-            "type": f"response.{work.status}",
-            "data": {"id": work.id},
-        }
-        self.outbox(self.webhook_url, self.hit).post(orjson.dumps(event), last=True)
+        if work.end(status) and work.asked.get("background"):
+            self.announce(f"response.{work.status}", work.id)
+
+    def announce(self, type: str, id: str) -> None:
+        """Tell the project's endpoints that something has happened to an object."""
+        body = event(type, id)
+        if self.webhook_url is not None:
+            self.outbox(self.webhook_url, self.hit).post(body, last=True)
+        self.endpoints.announce(type, body)
+
+    async def _close(self) -> None:
+        await super()._close()
+        await self.endpoints.aclose()
+        await self.poster.aclose()
 
     async def _retrieve(self, request: Request) -> Response:
         self.stats.counts["fetches"] += 1
@@ -201,8 +204,7 @@ class OpenAISimulator(Simulator):
 
     async def _image(self, request: Request) -> Response:
         asked = orjson.loads(await request.body())
-        encoded = base64.b64encode(PIXEL).decode()
-        data = [{"b64_json": encoded} for _ in range(asked.get("n") or 1)]
+        data = [{"b64_json": PIXEL} for _ in range(asked.get("n") or 1)]
         usage = {"input_tokens": 5, "output_tokens": 100, "total_tokens": 105}
         return Json({"created": int(time.time()), "data": data, "usage": usage})
 
@@ -212,5 +214,5 @@ class OpenAISimulator(Simulator):
 
     async def _transcribe(self, request: Request) -> Response:
         """Repeats the recording: what the tests send as one is text."""
-        said = _CONTENT.search(await request.body())
+        said = CONTENT.search(await request.body())
         return Json({"text": said[1].decode() if said else ""})

@@ -25,6 +25,8 @@ class Script(BaseModel):
     """What the model says; else it repeats the last words it was told."""
     tool: str | None = None
     """The tool it calls instead, with its first argument filled in."""
+    images: int = 0
+    """Pictures it draws on the way."""
     code: str = "server_error"
     reason: str = "max_output_tokens"
 
@@ -97,8 +99,16 @@ class Work:
         text = self.script.text or f"You said: {last_words(self.asked.get('input'))}"
         part = {"type": "output_text", "text": text, "annotations": []}
         message = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed"}
-        return [{**message, "content": [part]}]
+        drawn = {"type": "image_generation_call", "status": "completed", "result": PIXEL}
+        images = [{**drawn, "id": f"ig_{n}"} for n in range(self.script.images)]
+        return [*images, {**message, "content": [part]}]
 
+
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJ"
+    "RU5ErkJggg=="
+)
+"""A picture in base64."""
 
 USAGE = {
     "input_tokens": 12,

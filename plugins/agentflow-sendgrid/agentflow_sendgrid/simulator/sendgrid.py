@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute, Route
 
 from agentflow.testing.simulator import RETRIES, Json, Simulator
 from agentflow_sendgrid.mail import TO, TOKEN
+from agentflow_sendgrid.simulator.webhooks import Webhooks
 
 JUNK: list[Any] = [None, 7, [], {"event": 3}, {TOKEN: ["x"], "email": {}}, {TOKEN: "a\0b"}]
 
@@ -51,6 +52,9 @@ class SendGridSimulator(Simulator):
         self.key = key
         self.webhook_url: str | None = None
         self.mails: list[dict[str, Any]] = []
+        self.webhooks = Webhooks(self)
+        self.nameless = False
+        """Whether it takes mails without giving them an id."""
         self._pair, self._other = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
 
     @property
@@ -77,7 +81,13 @@ class SendGridSimulator(Simulator):
         }
 
     def routes(self) -> Sequence[BaseRoute]:
-        return [Route("/v3/mail/send", self._send, methods=["POST"])]
+        return [Route("/v3/mail/send", self._send, methods=["POST"]), *self.webhooks.routes()]
+
+    def stranger(self, request: Request) -> Response | None:
+        """The answer to one without the key."""
+        if request.headers.get("authorization") == f"Bearer {self.key}":
+            return None
+        return self.problem(401, "auth", "The provided authorization grant is invalid")
 
     def problem(self, status: int, title: str, detail: str, **more: Any) -> Response:
         """`{"errors": [{message, field, help}]}`"""
@@ -89,8 +99,8 @@ class SendGridSimulator(Simulator):
         return response
 
     async def _send(self, request: Request) -> Response:
-        if request.headers.get("authorization") != f"Bearer {self.key}":
-            return self.problem(401, "auth", "The provided authorization grant is invalid")
+        if (refused := self.stranger(request)) is not None:
+            return refused
         asked = orjson.loads(await request.body())
         about = asked.get("custom_args") or {}
         try:
@@ -106,14 +116,18 @@ class SendGridSimulator(Simulator):
             if self.hit("webhook_before_response"):
                 await asyncio.wait([living])
                 await asyncio.sleep(0.1)
-            return Response(status_code=202, headers={"x-message-id": id})
+            named = {} if self.nameless else {"x-message-id": id}
+            return Response(status_code=202, headers=named)
 
         return await self.faulty(create, self.hit)
 
     async def _live(self, asked: dict[str, Any], script: Script, id: str) -> None:
-        if self.webhook_url is None:
-            return
-        outbox = self.outbox(self.webhook_url, self.hit)
+        urls = {each["url"] for each in self.webhooks.all.values() if each.get("public_key")}
+        urls |= {self.webhook_url} if self.webhook_url else set()
+        await asyncio.gather(*(self._tell(url, asked, script, id) for url in urls))
+
+    async def _tell(self, url: str, asked: dict[str, Any], script: Script, id: str) -> None:
+        outbox = self.outbox(url, self.hit)
         ends = "bounce" if self.hit("fail") else script.ends
         kinds = ["processed", *["deferred"] * script.deferred, *([ends] * (ends != "never"))]
         events = [event for kind in kinds for event in self._events(asked, kind, id)]
