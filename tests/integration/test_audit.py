@@ -32,6 +32,7 @@ from agentflow.core.events import (
     Envelope,
     Event,
     Failed,
+    OverBudget,
     Source,
     Started,
     Woke,
@@ -138,7 +139,8 @@ def told(job: Job, dice: random.Random) -> Event:
     ]
     claim = Started(f"n{dice.randrange(9)}", "w", attempt=a)
     if job.status in (Status.QUEUED, Status.SCHEDULED):
-        return dice.choices([claim, Woke(), CancelRequested()], [6, 5, 0.1])[0]
+        over = OverBudget("no room", attempt=a)
+        return dice.choices([claim, Woke(), CancelRequested(), over], [6, 5, 0.1, 0.1])[0]
     if job.phase is Phase.COLLECTING:
         return dice.choice([Collected(collected, attempt=a), Woke()])
     said: list[tuple[Event, float]] = [
@@ -536,6 +538,19 @@ EVERY = (
             " done_at = NULL WHERE status = 'done'"
         ],
         {Kind.OVERDUE},
+    ),
+    (
+        "a call that another paid for",
+        [f"UPDATE agentflow_usage SET tenant = 'other' WHERE job_id = {DONE}"],
+        {Kind.LEDGER},
+    ),
+    (
+        "money kept for a job that has ended",
+        [
+            "INSERT INTO agentflow_reservations (job_id, attempt, budget_id, since, amount)"
+            f" VALUES ({DONE}, 1, 'bud_1', '2026-11-01', 5)"
+        ],
+        {Kind.BUDGET},
     ),
 )
 
