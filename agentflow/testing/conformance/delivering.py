@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentflow.testing.conformance.loop import in_loop
+from agentflow.testing.conformance.loop import in_loop, until
 from agentflow.testing.conformance.order import Ends, Order
 from agentflow.testing.conformance.subject import Subject
 from agentflow.testing.conformance.world import World
@@ -52,8 +52,12 @@ class Delivering(Subject):
                 " create, and wait for outbox.settled"
             )
             self._all_well(world, [job])
-            heard = {(e["source"], e["disposition"]) for e in await world.history(job["id"])}
-            assert ("webhook", "applied") in heard, "the webhook did not find its job"
+            await until(
+                lambda: world.history(job["id"]),
+                lambda entries: "webhook" in [entry["source"] for entry in entries],
+                5.0,
+                "the webhook has not found its job",
+            )
 
     @in_loop
     async def test_a_lost_webhook_is_made_up_for_by_a_poll(self, late: Order) -> None:

@@ -70,9 +70,8 @@ def renamed(body: bytes, names: tuple[str, ...] = ("type", "status", "event")) -
 
 
 def _paths(value: Any, depth: int) -> Iterator[tuple[Any, ...]]:
-    members = value.items() if isinstance(value, dict) else ()
-    members = enumerate(value) if isinstance(value, list) else members
-    for name, inner in members:
+    members = dict(enumerate(value)) if isinstance(value, list) else value
+    for name, inner in members.items() if isinstance(members, dict) else ():
         yield (name,)
         if depth > 1:
             yield from ((name, *rest) for rest in _paths(inner, depth - 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from unittest.mock import MagicMock
 
 import httpx
 
@@ -14,7 +15,7 @@ def classes_in(modules: Sequence[str]) -> Iterator[type[Exception]]:
     seen = set()
     for name in modules:
         package = name.partition(".")[0]
-        for cls in vars(import_module(name)).values():
+        for cls in list(vars(import_module(name)).values()):
             if not inspect.isclass(cls) or not issubclass(cls, Exception) or cls in seen:
                 continue
             own = cls.__module__.partition(".")[0] == package
@@ -32,22 +33,24 @@ def made(cls: type[Exception]) -> Exception:
     }  # fmt: skip
     try:
         parameters = _parameters(cls)
-        named = {name: known[name] for name in parameters if name in known}
-        if named:
-            return cls(**named)
-        needed = [p for p in parameters.values() if p.default is p.empty and p.kind in _PLACED]
-        return cls(*["said"] * (len(needed) or 1))
+        wanted = [p for p in parameters if p.name in known or p.default is p.empty]
+        plain = [p for p in wanted if p.kind is p.POSITIONAL_ONLY]
+        named = {p.name: known.get(p.name, MagicMock()) for p in wanted if p not in plain}
+        return cls(*["said"] * len(plain), **named)
     except (TypeError, ValueError, AttributeError) as error:
         raise AssertionError(
             f"say in sdk_error() how a {cls.__module__}.{cls.__qualname__} is made ({error})"
         ) from None
 
 
-_PLACED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_ANY = inspect.Parameter("said", inspect.Parameter.POSITIONAL_ONLY)
 
 
-def _parameters(cls: type[Exception]) -> dict[str, inspect.Parameter]:
+def _parameters(cls: type[Exception]) -> list[inspect.Parameter]:
+    """Those of its constructor; what takes any takes one."""
     try:
-        return dict(inspect.signature(cls).parameters)
-    except ValueError:  # without an __init__ of its own, on Python 3.11
-        return {}
+        given = list(inspect.signature(cls).parameters.values())
+    except ValueError:  # no __init__ in Python
+        return [_ANY]
+    several = [p for p in given if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return [p for p in given if p not in several] or [_ANY] * bool(several)

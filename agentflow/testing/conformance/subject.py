@@ -87,7 +87,9 @@ class Subject:
             pytest.skip("the provider sends no webhooks")
 
     def make(self) -> Simulator:
-        return type(self).simulator()
+        sim = type(self).simulator()
+        sim.url = sim.url or "http://127.0.0.1:9"  # where it is not served, nobody listens
+        return sim
 
     @asynccontextmanager
     async def world(self, **options: Any) -> AsyncIterator[World]:

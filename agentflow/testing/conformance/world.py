@@ -173,7 +173,7 @@ def _settings(folder: Path, port: int, public_url: str | None, sim: Simulator) -
     values: dict[str, Any] = {"data_dir": folder, "port": port, "public_url": public_url}
     values |= {"grace": 0.2, "synchronous": "NORMAL"}
     values["allow_downloads"] = frozenset({urlsplit(sim.url).netloc})
-    return Settings(_env_prefix=_NOBODYS, **values)
+    return Settings(_env_prefix=_NOBODYS, **values)  # type: ignore[call-arg]  # of pydantic-settings
 
 
 @asynccontextmanager

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from agentflow_replicate import provider
 from agentflow_replicate.simulator import ReplicateSimulator
-from replicate.exceptions import ModelError
 
 from agentflow.testing import Ends, Order, PluginConformance
 
@@ -72,9 +70,3 @@ class TestReplicate(PluginConformance):
             result={"artifacts": [{"name": "out-0.png"}]},
         ),
     )
-
-    def sdk_error(self, cls: type[Exception]) -> Exception | None:
-        if cls is ModelError:
-            failed: Any = SimpleNamespace(error="bad weights")
-            return ModelError(failed)
-        return super().sdk_error(cls)
