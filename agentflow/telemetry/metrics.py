@@ -100,6 +100,9 @@ class Metrics:
         self.chores = histogram(
             "chore_seconds", "Asking, canceling and collecting.", _LONG, "chore", "outcome"
         )
+        self.loop_held = counter(
+            "loop_held", "Times an async function held the event loop for seconds.", "task"
+        )
         self.handler_runs = histogram(
             "handler_seconds", "Runs of the application's handlers.", _SHORT, "handler", "outcome"
         )

@@ -20,7 +20,7 @@ from agentflow.testing.simulator import Simulator
 from agentflow.types import JobId, Token, new_id, utcnow
 from agentflow.worker.call import Call
 from agentflow.worker.outcomes import failure_of, news_of, outcome_of
-from agentflow.worker.worker import run_function
+from agentflow.worker.running import run_function
 
 
 class Attempts:
