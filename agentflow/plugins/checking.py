@@ -30,7 +30,7 @@ def check_provider(provider: Provider) -> None:
     settings = provider.settings
     if settings is not None and not _is_model(settings):
         raise PluginError(f"{provider.name}: settings is no pydantic-settings class")
-    if not isinstance(provider.max_body, int) or provider.max_body < 1:
+    if not provider.max_body > 0:
         raise PluginError(f"{provider.name}: max_body is a number of bytes")
     for name, task in provider.tasks.items():
         _check_task(provider, name, task)
