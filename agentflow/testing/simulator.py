@@ -257,7 +257,7 @@ class Simulator:
             Route("/_faults", self._set_faults, methods=["GET", "POST", "DELETE"]),
             Route("/_stats", self._show_stats),
         ]
-        return _WithTransport(Starlette(routes=[*control, *self.routes()]))
+        return _Counted(Starlette(routes=[*control, *self.routes()]), self.stats)
 
     async def _set_faults(self, request: Request) -> Response:
         try:
@@ -354,12 +354,13 @@ def _config(app: ASGIApp) -> uvicorn.Config:
     return config
 
 
-class _WithTransport:
-    """Hands the connection to `Reset`: ASGI has no word for hanging up."""
+class _Counted:
+    """Counts the requests, and hands the connection to `Reset`: ASGI has no word for hanging up."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, stats: Stats) -> None:
+        self.app, self.stats = app, stats
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["transport"] = getattr(getattr(send, "__self__", None), "transport", None)
+        self.stats.counts["requests"] += not scope["path"].startswith("/_")
         await self.app(scope, receive, send)

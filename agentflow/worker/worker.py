@@ -49,8 +49,8 @@ from agentflow.worker.call import Call
 from agentflow.worker.line import Permit
 from agentflow.worker.outcomes import failure_of, outcome_of
 from agentflow.worker.room import Room
-from agentflow.worker.speech import Speech
 from agentflow.worker.running import run_function
+from agentflow.worker.speech import Speech
 from agentflow.worker.spool import Spool
 
 log = structlog.get_logger(__name__)

@@ -288,7 +288,8 @@ MUTANTS: list[Mutant] = [
         (
             "signature.py",
             "        if not self.keys:\n            raise SettingsError(\n"
-            '                "No verification key is set: copy it from SendGrid\'s Event Webhook settings"\n'
+            "                \"No verification key is set: copy it from SendGrid's Event Webhook"
+            ' settings"\n'
             "            )\n",
             "",
             "no key is good enough",

@@ -95,11 +95,16 @@ class Delivering(Subject):
             pytest.skip(f"{late.task} has no find")
         async with self.world(poll_after_webhook=0.3, unknown_checks=3) as world:
             world.sim.faults.update(reset=1, drop=True)
+            lost = await world.submit(late.task, late.input)
+            counts = world.sim.stats.counts
+            while not counts["asked"]:  # noqa: ASYNC110 - the simulator tells nobody
+                await asyncio.sleep(0.02)
             other = await world.submit(late.task, late.input)
-            await world.end(other, 25.0)
-            job = await world.job(other)
-            assert job["status"] == "succeeded", f"find did not find it: {job['error']}"
-            assert world.sim.stats.counts["asked"] == 1
+            jobs = [await world.end(id, 25.0) for id in (lost, other)]
+            for job in jobs:
+                assert job["status"] == "succeeded", f"find did not find it: {job['error']}"
+            assert jobs[0]["external_id"] != jobs[1]["external_id"], "find gave another's work"
+            assert counts["asked"] == 2, "something was created twice"
 
     @in_loop
     async def test_what_comes_after_the_end_changes_nothing(self, late: Order) -> None:
