@@ -94,7 +94,8 @@ class Delivering(Subject):
         if self.task(late).finder is None:
             pytest.skip(f"{late.task} has no find")
         async with self.world(poll_after_webhook=0.3, unknown_checks=3) as world:
-            world.sim.faults.update(reset=1, drop=True)
+            # The answer hangs until another work was made, which is then the first to be seen.
+            world.sim.faults.update(hang=1, hang_seconds=1.5, drop=True)
             lost = await world.submit(late.task, late.input)
             counts = world.sim.stats.counts
             while not counts["asked"]:  # noqa: ASYNC110 - the simulator tells nobody

@@ -7,14 +7,14 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
-from importlib.metadata import packages_distributions, requires
+from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import agentflow
-from agentflow.plugins.discovery import discover
+from agentflow.plugins.discovery import GROUP, discover
 from agentflow.testing.conformance.fresh import in_fresh_process
 from agentflow.testing.conformance.subject import Subject
 from agentflow.worker.call import Call
@@ -65,13 +65,10 @@ class Loading(Subject):
 
     def _dependencies(self) -> set[str]:
         """The top-level modules of what the distribution asks for."""
-        package = self._package()
-        named = packages_distributions()
-        asked = {
-            _bare(line)
-            for distribution in named.get(package, ())
-            for line in requires(distribution) or ()
-        } - _LIGHT
+        package, named = self._package(), packages_distributions()
+        points = entry_points(group=GROUP)
+        homes = [p.dist for p in points if p.dist and p.module.partition(".")[0] == package]
+        asked = {_bare(line) for home in homes for line in home.requires or ()} - _LIGHT
         return {module for module, names in named.items() if asked & set(map(_bare, names))}
 
     def _package(self) -> str:
