@@ -52,9 +52,12 @@ async def world(
 ) -> AsyncIterator[World]:
     """Serve both. `webhooks=False` is a server without a public URL. `variables` change the
     plugin's environment, `policy` the policies of its tasks."""
-    port = _free_port()
-    url = f"http://{HOST}:{port}"
-    with tempfile.TemporaryDirectory(prefix="agentflow-conformance-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="agentflow-conformance-") as folder,
+        socket.create_server((HOST, 0)) as listener,
+    ):
+        port: int = listener.getsockname()[1]
+        url = f"http://{HOST}:{port}"
         async with sim.serve():
             if provider.webhooks == "account" and webhooks:
                 sim.webhook_url = f"{url}/webhooks/{provider.name}"
@@ -66,7 +69,7 @@ async def world(
                     settings=_settings(Path(folder), port, url if webhooks else None, sim),
                 )
                 async with (
-                    _served(app, port),
+                    _served(app, listener),
                     httpx.AsyncClient(base_url=url, timeout=30.0) as http,
                 ):
                     yield World(app, sim, http, provider, Path(folder))
@@ -177,11 +180,11 @@ def _settings(folder: Path, port: int, public_url: str | None, sim: Simulator) -
 
 
 @asynccontextmanager
-async def _served(app: AgentFlow, port: int) -> AsyncIterator[None]:
-    config = uvicorn.Config(standalone(app), HOST, port, log_config=None, ws="none", lifespan="on")
+async def _served(app: AgentFlow, listener: socket.socket) -> AsyncIterator[None]:
+    config = uvicorn.Config(standalone(app), log_config=None, ws="none", lifespan="on")
     config.access_log = False
     server = uvicorn.Server(config)
-    serving = asyncio.ensure_future(server._serve())
+    serving = asyncio.ensure_future(server._serve([listener]))
     while not server.started:
         if serving.done():
             await serving
@@ -192,13 +195,6 @@ async def _served(app: AgentFlow, port: int) -> AsyncIterator[None]:
     finally:
         server.should_exit = True
         await serving
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind((HOST, 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 def dumped(value: Any) -> str:
