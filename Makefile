@@ -12,7 +12,7 @@ TOGETHER := -n auto --maxprocesses 4 --dist loadfile
 
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo test check bench chaos mixed lock clean
+.PHONY: help demo test check bench chaos mixed mutants lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -41,6 +41,9 @@ chaos: .venv/.stamp ## 10,000 jobs under 200 faults of processes, servers, links
 
 mixed: .venv/.stamp ## jobs of every provider under their faults and ours, in one process and in many
 	@.venv/bin/python -m tests.mixed $(ARGS)
+
+mutants: .venv/.stamp ## seed bugs in the plugins and see that the conformance suite finds them
+	@.venv/bin/python -m tests.mutation $(ARGS)
 
 clean: ## remove .venv, caches and builds; jobs and files in .agentflow stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build

@@ -111,7 +111,7 @@ def _python() -> Finding:
 
 
 def _plugins(settings: Any) -> Iterator[Finding]:
-    from agentflow.cli.here import plugin_view
+    from agentflow.cli.plugins import plugin_view
     from agentflow.plugins.catalogue import Catalogue
     from agentflow.plugins.discovery import discover
 

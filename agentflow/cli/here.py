@@ -1,18 +1,14 @@
-"""Commands that need no server: `agentflow demo`, `plugins`, `migrate`"""
+"""Commands that need no server: `agentflow demo`, `migrate`"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from agentflow.cli.leaving import settings_checked
 from agentflow.cli.options import AppName, AsJson, Data
-
-if TYPE_CHECKING:
-    from agentflow.plugins.catalogue import Catalogue
-    from agentflow.plugins.discovery import Plugin
 
 
 def demo(
@@ -34,44 +30,6 @@ def demo(
         typer.echo("Stopped.", err=True)
         raise typer.Exit(130) from None
     raise typer.Exit(code)
-
-
-def plugins(as_json: AsJson = False) -> None:
-    """List the installed plugins, and what is wrong with them."""
-    from agentflow.cli.showing import write_json, write_table
-    from agentflow.plugins.catalogue import Catalogue
-    from agentflow.plugins.discovery import discover
-    from agentflow.settings import load_settings
-
-    with settings_checked():
-        known = Catalogue(discover(), (), load_settings().public_url)
-    found = [plugin_view(plugin, known) for plugin in known.plugins]
-    if as_json:
-        write_json({"items": found})
-        return
-    rows = [
-        (p["name"], f"{p['distribution']} {p['version']}", ", ".join(p["tasks"]), p["problem"])
-        for p in found
-    ]
-    columns = ("plugin", "from", "tasks", "problem")
-    empty = "No plugin is installed. Try: pip install agentflow-replicate"
-    write_table(columns, rows, empty, wrap=True)
-
-
-def plugin_view(plugin: Plugin, known: Catalogue) -> dict[str, Any]:
-    """`problem` is why it is left out, or why its webhooks are refused."""
-    problem = known.problems.get(plugin.name)
-    ready = [known.providers[p.name] for p in plugin.providers if p.name in known.providers]
-    webhooks = next((f"webhooks: {r.webhook_problem}" for r in ready if r.webhook_problem), None)
-    return {
-        "name": plugin.name,
-        "distribution": plugin.distribution,
-        "version": plugin.version,
-        "providers": [p.name for p in plugin.providers],
-        "tasks": [task for p in plugin.providers for task in sorted(p.tasks)],
-        "usable": problem is None and bool(ready),
-        "problem": problem or webhooks,
-    }
 
 
 def migrate(

@@ -16,7 +16,9 @@ from agentflow.cli import (
     jobs,
     keys,
     pauses,
+    plugins,
     roles,
+    scaffold,
     submit,
     usage,
 )
@@ -69,7 +71,8 @@ program.add_typer(usage.commands, name="budgets")
 program.add_typer(deliveries.commands, name="deliveries")
 program.add_typer(deliveries.handlers, name="handlers")
 program.add_typer(keys.commands, name="keys")
-program.command("plugins")(here.plugins)
+program.add_typer(plugins.commands, name="plugins")
+program.command("new-plugin")(scaffold.new_plugin)
 program.command("migrate")(here.migrate)
 program.command("audit")(audit.audit)
 program.command("doctor")(doctor.doctor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from pydantic import SecretStr, ValidationError
@@ -13,6 +14,7 @@ from agentflow.core.pricing import Price, Prices
 from agentflow.core.providers import Provider, Task, Verifier
 from agentflow.errors import NotFound, PluginError, SettingsError, UsageError
 from agentflow.plugins.discovery import Plugin
+from agentflow.plugins.patience import patiently, spoken
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,14 @@ class Catalogue:
         self.tasks: dict[str, Task[Any]] = {}
         self.prices = Prices()
         self.problems: dict[str, str] = {p.name: p.problem for p in self.plugins if p.problem}
+        self.misconduct: dict[str, str] = {}
+        """By task, what its functions did that hurts others."""
         for provider in own:
             self.add(provider)
         for plugin in self.plugins:
             for provider in plugin.providers:
                 try:
-                    self.add(provider)
+                    self._take(provider, patiently(partial(_ready, provider)))
                 except (PluginError, SettingsError) as error:
                     before = self.problems.get(plugin.name)
                     self.problems[plugin.name] = f"{before}; {error}" if before else str(error)
@@ -115,10 +119,12 @@ class Catalogue:
 
     def add(self, provider: Provider) -> None:
         """Raises `PluginError` for a name that is taken, `SettingsError`."""
+        self._take(provider, _ready(provider))
+
+    def _take(self, provider: Provider, ready: Ready) -> None:
         if provider.name in self.providers:
             raise PluginError(f"provider {provider.name} is there already")
         _check_limits(provider)
-        ready = _ready(provider)
         self.providers[provider.name] = ready
         self.tasks.update(provider.tasks)
         theirs = [replace(p, task=f"{provider.name}.{p.task}") for p in ready.prices]
@@ -147,6 +153,9 @@ def _ready(provider: Provider) -> Ready:
         verifier.check()
     except SettingsError as error:
         return Ready(provider, settings, webhook_problem=error.message, accounts=accounts)
+    except Exception as error:  # the scheme is the plugin's: its tasks work without webhooks
+        said = f"its scheme raised {spoken(error)}"
+        return Ready(provider, settings, webhook_problem=said, accounts=accounts)
     return Ready(provider, settings, verifier, accounts=accounts)
 
 

@@ -1,21 +1,24 @@
 """Finding plugins: entry points of the group `agentflow`, each on its own feet.
 
-One that cannot be imported, breaks the contract or clashes with another is reported and left out;
-the rest runs.
+One that cannot be imported, breaks the contract, clashes with another or does not come back is
+reported and left out; the rest runs.
 """
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 import pluggy
 
 from agentflow.core.providers import Provider
-from agentflow.errors import PluginError
+from agentflow.errors import PluginError, SettingsError
 from agentflow.plugins import hookspecs
+from agentflow.plugins.checking import check_provider
+from agentflow.plugins.patience import patiently
 
 GROUP = "agentflow"
 
@@ -41,11 +44,9 @@ def _load(point: EntryPoint) -> Plugin:
     distribution = point.dist.name if point.dist else "unknown"
     version = point.dist.version if point.dist else "0"
     try:
-        providers = _providers(point.load(), point.name)
-    except Exception as error:  # whatever a stranger's module does at import
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        problem = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
-        return Plugin(point.name, distribution, version, problem=problem)
+        providers = patiently(lambda: _providers(point.load(), point.name))
+    except (PluginError, SettingsError) as error:
+        return Plugin(point.name, distribution, version, problem=error.message)
     return Plugin(point.name, distribution, version, providers)
 
 
@@ -55,10 +56,21 @@ def _providers(module: object, name: str) -> tuple[Provider, ...]:
     manager.add_hookspecs(hookspecs)
     manager.register(module, name=name)
     manager.check_pending()
-    given = [p for answer in manager.hook.agentflow_providers() for p in answer]
+    given = [p for answer in manager.hook.agentflow_providers() for p in _several(answer, name)]
     if not given:
         raise PluginError(f"plugin {name} contributes no provider")
     for provider in given:
         if not isinstance(provider, Provider):
             raise PluginError(f"plugin {name} gave a {type(provider).__name__}, not a Provider")
+        check_provider(provider)
     return tuple(given)
+
+
+def _several(answer: Any, name: str) -> list[Any]:
+    """The providers of one hook's answer."""
+    if inspect.iscoroutine(answer):
+        answer.close()
+        raise PluginError(f"plugin {name}: agentflow_providers is async; say `def`")
+    if not isinstance(answer, Iterable) or isinstance(answer, str | bytes):
+        raise PluginError(f"plugin {name}: agentflow_providers gave no list of providers")
+    return list(answer)

@@ -104,6 +104,9 @@ class Metrics:
             "artifacts", "Files of results that were settled: stored or lost.", "task", "status"
         )
         self.artifact_bytes = counter("artifact_bytes", "Bytes taken into custody.", "task")
+        self.loop_held = counter(
+            "loop_held", "Times an async function held the event loop for seconds.", "task"
+        )
         self.handler_runs = histogram(
             "handler_seconds", "Runs of the application's handlers.", _SHORT, "handler", "outcome"
         )

@@ -169,7 +169,11 @@ class Simulator:
         self.faults, self.stats = Faults(seed=seed), Stats()
         self.sender = Sender(self.sign, self.faults, self.stats, retries)
         self.url = ""
-        """`http://127.0.0.1:PORT` while it is served."""
+        """`http://127.0.0.1:PORT`, from when it is served."""
+        self.webhook_url: str | None = None
+        """Where the webhooks of the account go, if the provider has one address for all."""
+        self.complaint = "A fault was asked for."
+        """What a simulated error says."""
         self._other_secret = new_secret()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
@@ -177,6 +181,14 @@ class Simulator:
     def routes(self) -> Sequence[BaseRoute]:
         """The provider's own routes."""
         return ()
+
+    def env(self) -> dict[str, str]:
+        """The variables of the plugin's settings that lead here."""
+        return {}
+
+    def forget(self) -> None:
+        """Drop every result, as the provider does when its time is up."""
+        raise NotImplementedError
 
     def sign(self, delivery_id: str, sent_at: datetime, body: bytes, forged: bool) -> Any:
         """The headers of a webhook; Standard Webhooks unless a subclass knows better."""
@@ -202,7 +214,11 @@ class Simulator:
         return happens
 
     async def faulty(self, create: Callable[[], Awaitable[Response]], hit: Hit) -> Response:
-        """The answer to a create, with the faults that a call can meet around its effect."""
+        """The answer to a create, with the faults that a call can meet around its effect.
+
+        `stats.counts["asked"]` counts them, whatever becomes of them.
+        """
+        self.stats.counts["asked"] += 1
         if hit("rate_limit"):
             return self.throttled(self.faults.rate_limit_seconds)
         if hit("error_before"):
@@ -223,7 +239,7 @@ class Simulator:
         return response
 
     def _error(self) -> Response:
-        return self.problem(self.faults.error_status, "Simulated error", "A fault was asked for.")
+        return self.problem(self.faults.error_status, "Simulated error", self.complaint)
 
     def outbox(self, url: str, hit: Hit) -> Outbox:
         """Where the webhooks of one piece of work are posted."""
@@ -241,7 +257,7 @@ class Simulator:
             Route("/_faults", self._set_faults, methods=["GET", "POST", "DELETE"]),
             Route("/_stats", self._show_stats),
         ]
-        return _WithTransport(Starlette(routes=[*control, *self.routes()]))
+        return _Counted(Starlette(routes=[*control, *self.routes()]), self.stats)
 
     async def _set_faults(self, request: Request) -> Response:
         try:
@@ -338,12 +354,13 @@ def _config(app: ASGIApp) -> uvicorn.Config:
     return config
 
 
-class _WithTransport:
-    """Hands the connection to `Reset`: ASGI has no word for hanging up."""
+class _Counted:
+    """Counts the requests, and hands the connection to `Reset`: ASGI has no word for hanging up."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, stats: Stats) -> None:
+        self.app, self.stats = app, stats
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["transport"] = getattr(getattr(send, "__self__", None), "transport", None)
+        self.stats.counts["requests"] += not scope["path"].startswith("/_")
         await self.app(scope, receive, send)

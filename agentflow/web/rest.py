@@ -227,7 +227,8 @@ async def readyz(request: Request) -> Response:
             missing = [*missing, *await _trouble(request, error)]
     status = 503 if missing else 200
     if await confides(request, ctx):
-        said = _health(missing, oldest, ctx.catalogue.problems)
+        known = ctx.catalogue
+        said = _health(missing, oldest, known.problems | known.misconduct)
     else:
         said = _health([], None, {}) | {"status": "unavailable" if missing else "ok"}
     return JsonResponse(said, status, {"Cache-Control": "no-store"})

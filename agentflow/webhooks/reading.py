@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from agentflow.core.events import dump_event, load_event, name_of
 from agentflow.core.providers import Delivery, Fact, Outcome, Provider
+from agentflow.core.soundness import is_id, sound
 from agentflow.errors import PluginError
 from agentflow.store.rows import Row, instant, loads
 
@@ -36,12 +36,12 @@ def _checked(fact: Any, name: str) -> Fact:
     it would stop its neighbours."""
     if not isinstance(fact, Fact) or not isinstance(fact.event, Outcome):
         raise PluginError(f"the parser of {name} returned something that is no Fact")
-    ids = [fact.external_id, getattr(fact.event, "external_id", None), fact.token, fact.id]
-    if not all(id is None or (isinstance(id, str) and 1 <= len(id) <= 255) for id in ids):
-        raise PluginError(f"the parser of {name} gave an external id that is no short text")
-    event = load_event(name_of(fact.event), dump_event(fact.event))
-    assert isinstance(event, Outcome), "it was one before"
-    return replace(fact, event=event)
+    if not all(map(is_id, (fact.external_id, fact.token, fact.id))):
+        raise PluginError(f"the parser of {name} gave an id that is no short text")
+    try:
+        return replace(fact, event=sound(fact.event))
+    except ValueError as error:
+        raise PluginError(f"the parser of {name}: {error}") from None
 
 
 def type_of(provider: Provider, delivery: Delivery) -> str | None:

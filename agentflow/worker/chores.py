@@ -24,12 +24,14 @@ from agentflow.core.events import (
 from agentflow.core.events import Source as From
 from agentflow.core.results import Artifact, Custody
 from agentflow.plugins.catalogue import Ready
+from agentflow.plugins.patience import spoken
 from agentflow.telemetry import traces
 from agentflow.transport.conversation import Chore, Granted
 from agentflow.types import new_id
 from agentflow.worker.call import Call
 from agentflow.worker.outcomes import news_of, redacted
-from agentflow.worker.worker import Worker, artifact_key, run_function
+from agentflow.worker.running import run_function
+from agentflow.worker.worker import Worker, artifact_key
 
 log = structlog.get_logger(__name__)
 
@@ -68,9 +70,11 @@ async def _done(
     try:
         await do(worker, chore)
         return "done"
-    except (Exception, SystemExit) as error:  # the plugin's code, the network
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # the plugin's code, the network
         ready = worker.catalogue.of_task(chore.task)
-        said = redacted(str(error), ready.settings)[:300]
+        said = redacted(spoken(error), ready.settings)[:300]
         log.info(
             "Chore failed",
             chore=chore.kind,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ from agentflow.core.events import Accepted, Canceled, Changed, Failed, Progresse
 from agentflow.core.language import ModelReply
 from agentflow.core.providers import Outcome, Task
 from agentflow.core.results import ErrorInfo, Result
+from agentflow.core.soundness import sound
 from agentflow.errors import (
     AuthenticationFailed,
     CallTimeout,
@@ -25,8 +27,10 @@ from agentflow.errors import (
     QuotaExceeded,
     RateLimited,
     Unavailable,
+    Unstorable,
 )
 from agentflow.plugins.catalogue import Ready
+from agentflow.plugins.patience import spoken
 
 MAX_MESSAGE = 2000
 
@@ -42,9 +46,9 @@ _CANNOT_SEND = (httpx.LocalProtocolError, httpx.UnsupportedProtocol)
 
 
 def outcome_of(returned: Any, task: Task[Any]) -> Outcome:
-    """What a call came to. Raises `Unstorable` for what is no JSON, `ProviderError` for what does
-    not fit the task's kind."""
-    outcome = _outcome(returned)
+    """What a call came to. Raises `Unstorable` for what is no JSON or no sound fact,
+    `ProviderError` for what does not fit the task's kind."""
+    outcome = _sound(_outcome(returned))
     if isinstance(outcome, Succeeded):
         task.check(outcome.result.output)
     return outcome
@@ -53,19 +57,27 @@ def outcome_of(returned: Any, task: Task[Any]) -> Outcome:
 def _outcome(returned: Any) -> Outcome:
     match returned:
         case Accepted() | Succeeded() | Failed() | Canceled():
-            return cleaned(returned)
+            return returned
         case Progressed(external_id=str(id)) | Changed(external_id=str(id)):
             return Accepted(id)
         case Progressed() | Changed():
             raise PluginError("The task returned a fact about work under way without its id.")
         case Result():
-            return cleaned(Succeeded(returned))
+            return Succeeded(returned)
         case ModelReply():
-            return cleaned(Succeeded(returned.result()))
+            return Succeeded(returned.result())
         case BaseModel():
-            return cleaned(Succeeded(Result(output=returned.model_dump(mode="json"))))
+            return Succeeded(Result(output=returned.model_dump(mode="json")))
         case _:
-            return cleaned(Succeeded(Result(output=returned)))
+            return Succeeded(Result(output=returned))
+
+
+def _sound(outcome: Outcome) -> Outcome:
+    """The outcome clean, and as it will be read back."""
+    try:
+        return sound(cleaned(outcome))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise Unstorable(f"What the task returned cannot be kept: {error}") from None
 
 
 def news_of(returned: Any, task: Task[Any]) -> Outcome | None:
@@ -73,10 +85,8 @@ def news_of(returned: Any, task: Task[Any]) -> Outcome | None:
     match returned:
         case None:
             return None
-        case Progressed():
-            return cleaned(returned)
-        case Changed() | Accepted():
-            return returned
+        case Progressed() | Changed() | Accepted():
+            return _sound(returned)
         case _:
             return outcome_of(returned, task)
 
@@ -91,15 +101,16 @@ def failure_of(error: BaseException, ready: Ready, task: Task[Any], *, unsure: b
     if failure is None and isinstance(error, Exception):
         failure = _translated(error, ready) or _http(error, unsure=unsure)
     if failure is None:
-        said = f"{type(error).__name__}: {error}"
+        said = spoken(error)
         if isinstance(error, TimeoutError):
             said = f"No answer within {task.policy.timeout:g} seconds"
             failure = OutcomeUnknown(said) if unsure else CallTimeout(said)
         else:
             failure = OutcomeUnknown(said) if unsure else ProviderError(said)
     info = ErrorInfo.of(failure)
-    message = clean(redacted(info.message, ready.settings))[:MAX_MESSAGE]
-    return ErrorInfo(info.kind, message, info.retryable, info.retry_after, _detail(info))
+    message = clean(redacted(str(info.message), ready.settings))[:MAX_MESSAGE]
+    again = bool(info.retryable)
+    return ErrorInfo(info.kind, message, again, _seconds(info.retry_after), _detail(info))
 
 
 def redacted(text: str, settings: Any) -> str:
@@ -116,6 +127,13 @@ def redacted(text: str, settings: Any) -> str:
     return text
 
 
+def _seconds(wait: Any) -> float | None:
+    """What a plugin says of the time to wait, if it can be one."""
+    if isinstance(wait, bool) or not isinstance(wait, int | float) or not math.isfinite(wait):
+        return None
+    return max(0.0, float(wait))
+
+
 def _detail(info: ErrorInfo) -> dict[str, Any]:
     try:
         detail: dict[str, Any] = clean(dict(info.detail))
@@ -129,9 +147,10 @@ def _translated(error: Exception, ready: Ready) -> ProviderFailure | None:
     if translator is None:
         return None
     try:
-        return translator(error)
+        found: Any = translator(error)
     except Exception:  # a translator that fails has translated nothing
         return None
+    return found if isinstance(found, ProviderFailure) else None
 
 
 def _http(error: Exception, *, unsure: bool) -> ProviderFailure | None:

@@ -17,6 +17,7 @@ from taskiq.receiver import Receiver
 from agentflow.transport.conversation import Chore, Message
 from agentflow.transport.local import CHORE
 from agentflow.worker.chores import do_chore
+from agentflow.worker.watching import LoopWatch
 from agentflow.worker.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -83,6 +84,7 @@ class Serving:
             _receiver(brokers.chores, CHORES_AT_ONCE, Receiver, AcknowledgeType.WHEN_RECEIVED),
         ]
         self.tasks: list[asyncio.Task[None]] = []
+        self._watch = LoopWatch(worker.catalogue.tasks.values(), worker.held)
 
     def start(self) -> None:
         self.tasks = [
@@ -90,11 +92,13 @@ class Serving:
             for r in self._receivers
         ]
         self.tasks.append(asyncio.create_task(self._worker.beat(), name="agentflow-beat"))
+        self._watch.start()
 
     async def stop(self, grace: float) -> None:
         """Take nothing new, give running calls `grace` seconds, hand back the rest."""
         self._finish.set()
         await self._worker.drain(grace)
+        self._watch.stop()
         await cancel(self.tasks)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -51,6 +50,7 @@ from agentflow.worker.call import Call
 from agentflow.worker.line import Permit
 from agentflow.worker.outcomes import failure_of, outcome_of
 from agentflow.worker.room import Room
+from agentflow.worker.running import run_function
 from agentflow.worker.speech import Speech
 from agentflow.worker.spool import Spool
 
@@ -169,6 +169,13 @@ class Worker:
         if running is not None and not running.shielded:
             running.canceled = True
             running.task.cancel()
+
+    def held(self, task: str, seconds: float, place: str) -> None:
+        """A function held the event loop for so long. Called in another thread."""
+        self.metrics.loop_held[self.metrics.task(task),].inc()
+        said = f"held the event loop for {seconds:.1f} s, at {place}; a plain def has a thread"
+        self.catalogue.misconduct[task] = said
+        log.error("A function held the event loop", task=task, seconds=round(seconds, 1), at=place)
 
     async def drain(self, grace: float) -> None:
         """Let running calls end for `grace` seconds; hand back what then still runs. A claim that
@@ -315,7 +322,9 @@ class Worker:
             return await self.stored(outcome_of(returned, task), message.job_id)
         except ProviderFailure as failure:
             return Failed(failure_of(failure, ready, task, unsure=shielded))
-        except (Exception, SystemExit) as error:  # the plugin's code and whatever it calls
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # the plugin's code and whatever it calls
             log.info(
                 "Call failed", job_id=message.job_id, task=task.name, kind=type(error).__name__
             )
@@ -472,14 +481,6 @@ def _inline(artifact: Artifact) -> bool:
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
-
-
-async def run_function(function: Any, *args: Any) -> Any:
-    """Await an async function; run a plain one in a thread."""
-    if inspect.iscoroutinefunction(function):
-        return await function(*args)
-    returned = await asyncio.to_thread(function, *args)
-    return await returned if inspect.isawaitable(returned) else returned
 
 
 def _outcome_name(event: Event | None, running: Running) -> str:

@@ -23,11 +23,14 @@ from agentflow_sendgrid import SendGridSettings
 
 import agentflow
 from agentflow import Call, Policy, Provider, Settings
+from agentflow.cli.scaffold import contents
 from agentflow.core.events import EVENTS
 from agentflow.core.job import Phase, Status
 from agentflow.core.providers import Delivery
 from agentflow.errors import AgentflowError, ErrorKind, ProviderFailure
 from agentflow.plugins import hookspecs
+from agentflow.testing.conformance.order import Order
+from agentflow.testing.conformance.subject import Subject
 from agentflow.testing.faults import FAULTS
 from agentflow.types import VERSION
 from agentflow.web import schemas
@@ -201,7 +204,7 @@ def test_every_policy_field_is_described_with_its_default() -> None:
 
 
 def test_the_whole_contract_of_plugins_is_described() -> None:
-    text = page("docs/plugin-contract.md")
+    text = page("docs/plugin-contract.md") + page("docs/conformance.md")
     wanted = {
         *public(hookspecs, "agentflow_"),
         *(f.name for f in fields(Call) if not f.name.startswith(("on_", "keep_"))),
@@ -300,16 +303,43 @@ def test_the_readmes_example_runs(tmp_path: Path) -> None:
     assert re.search(r"^job_[0-9a-f]{32} out-0\.png stored$", said, re.M), said
 
 
-def test_the_plugin_of_the_page_is_built_installed_and_passes_its_tests(tmp_path: Path) -> None:
-    write_files("docs/write-a-plugin.md", tmp_path / "acme")
+def test_the_plugin_of_the_page_is_what_new_plugin_writes() -> None:
+    """Each block below the name of a file stands in that file."""
+    written = contents("acme")
+    shown = re.findall(BLOCK, page("docs/write-a-plugin.md"), re.S | re.M)
+    assert len(shown) >= 8
+    for path, block in shown:
+        assert block.strip() in written[path], f"{path} does not hold:\n{block}"
+    listed = rows("docs/write-a-plugin.md", "1. Begin with one that works")
+    assert written.keys() - {"README.md"} == {w for w in listed if "." in w and " " not in w}
+
+
+def test_the_plugin_of_the_page_is_built_installed_and_passes(tmp_path: Path) -> None:
+    """The commands of the page, but that it is installed into a folder of its own."""
+    commands = "\n".join(
+        re.findall(r"^```sh\n(.*?)^```", page("docs/write-a-plugin.md"), re.S | re.M)
+    )
+    said = [line for line in commands.splitlines() if line.startswith("agentflow ")]
+    assert [line.split()[1] for line in said] == ["new-plugin", "plugins", "plugins"]
     site = tmp_path / "site"
+    program = [sys.executable, "-m", "agentflow"]
+    run([*program, *said[0].split()[1:]], tmp_path)
     run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
          "--no-deps", "--no-build-isolation", "--no-index", "--target", str(site), "."],
-        tmp_path / "acme",
+        tmp_path / "agentflow-acme",
     )  # fmt: skip
-    said = run(pytest_in("tests"), tmp_path / "acme", [site])
-    assert re.search(r"^\d+ passed", said, re.M), said
+    quick = ["-k", "ends_as_it_says or entry_point or good_signature or told_by_webhook"]
+    told = run([*program, *said[1].split()[1:], *quick], tmp_path, [site])
+    assert "The plugin is done." in told
+    assert "acme.run" in run([*program, *said[2].split()[1:]], tmp_path, [site])
+
+
+def test_every_attribute_of_the_suite_is_described() -> None:
+    text = page("docs/conformance.md")
+    wanted = {*Subject.__annotations__, "sdk_error", *(f.name for f in fields(Order))}
+    assert {"simulator", "refused"} <= wanted
+    assert sorted(w for w in wanted if f"| `{w}` |" not in text) == []
 
 
 def test_the_application_of_the_page_passes_its_tests(tmp_path: Path) -> None:
@@ -324,12 +354,18 @@ def test_the_application_of_the_page_passes_its_tests(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", TEXT)
 def test_python_in_the_pages_is_python(name: str) -> None:
     for block in re.findall(r"^```python\n(.*?)^```", page(name), re.S | re.M):
+        if block.startswith(" "):  # from within a class or a function
+            block = f"async def of_the_page():\n{block}"
         ast.parse(block)
+
+
+BLOCK = r"^`([\w./-]+)`[^\n]*\n\n```\w+\n(.*?)^```"
+"""A block below the name of its file."""
 
 
 def write_files(name: str, folder: Path) -> None:
     """The blocks of a page that stand below the name of a file."""
-    found = re.findall(r"^`([\w./-]+)`[^\n]*\n\n```\w+\n(.*?)^```", page(name), re.S | re.M)
+    found = re.findall(BLOCK, page(name), re.S | re.M)
     assert len(found) >= 3, name
     for path, content in found:
         file = folder / path

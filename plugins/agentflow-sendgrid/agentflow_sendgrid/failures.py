@@ -19,6 +19,7 @@ from agentflow import (
     PermissionRefused,
     ProviderError,
     ProviderFailure,
+    QuotaExceeded,
     RateLimited,
 )
 
@@ -32,6 +33,8 @@ def refusal(status: int, body: bytes, headers: Mapping[str, str]) -> ProviderFai
     match status:
         case 401:
             return AuthenticationFailed(text, detail=shown)
+        case 402:
+            return QuotaExceeded(text, detail=shown)
         case 403:
             return PermissionRefused(text, detail=shown)
         case 429:

@@ -18,8 +18,4 @@ def simulator(secret: str, key: str) -> OpenAISimulator:
 
 def env(sim: OpenAISimulator) -> dict[str, str]:
     """The plugin's settings that lead to a simulator which is being served."""
-    return {
-        "OPENAI_API_KEY": sim.key,
-        "OPENAI_BASE_URL": f"{sim.url}/v1",
-        "OPENAI_WEBHOOK_SECRET": sim.secret,
-    }
+    return sim.env()

@@ -41,7 +41,6 @@ class OpenAISimulator(Simulator):
     ) -> None:
         super().__init__(secret=secret, retries=retries, seed=seed)
         self.key = key
-        self.webhook_url: str | None = None
         self.works: dict[str, Work] = {}
         self.batches, self.endpoints = Batches(self), Endpoints(self)
         self.poster = Poster()
@@ -69,6 +68,13 @@ class OpenAISimulator(Simulator):
         response = self.problem(429, "requests", "Rate limit reached.", code="rate_limit_exceeded")
         response.headers["retry-after-ms"] = f"{seconds * 1000:g}"
         return response
+
+    def env(self) -> dict[str, str]:
+        return {
+            "OPENAI_API_KEY": self.key,
+            "OPENAI_BASE_URL": f"{self.url}/v1",
+            "OPENAI_WEBHOOK_SECRET": self.secret,
+        }
 
     def forget(self) -> None:
         """Drop every response, as OpenAI does with those it is not to store."""

@@ -19,9 +19,4 @@ def simulator(secret: str, token: str) -> ReplicateSimulator:
 
 def env(sim: ReplicateSimulator) -> dict[str, str]:
     """The plugin's settings that lead to a simulator which is being served."""
-    return {
-        "REPLICATE_API_TOKEN": sim.token,
-        "REPLICATE_BASE_URL": sim.url,
-        "REPLICATE_WEBHOOK_SECRET": sim.secret,
-        "REPLICATE_OUTPUT_HOSTS": "127.0.0.1",
-    }
+    return sim.env()

@@ -66,6 +66,18 @@ class ReplicateSimulator(Simulator):
             Route("/outputs/{id}/{name}", self._output),
         ]
 
+    def env(self) -> dict[str, str]:
+        return {
+            "REPLICATE_API_TOKEN": self.token,
+            "REPLICATE_BASE_URL": self.url,
+            "REPLICATE_WEBHOOK_SECRET": self.secret,
+            "REPLICATE_OUTPUT_HOSTS": "127.0.0.1",
+        }
+
+    def forget(self) -> None:
+        """From now on nothing is kept for any time."""
+        self.predictions.retention = 0.0
+
     def throttled(self, seconds: float) -> Response:
         detail = f"Request was throttled. Your rate limit resets in ~{seconds:g}s."
         response = self.problem(429, "Too Many Requests", detail, retry_after=seconds)

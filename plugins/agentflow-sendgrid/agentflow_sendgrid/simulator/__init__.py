@@ -18,8 +18,4 @@ def simulator(key: str) -> SendGridSimulator:
 
 def env(sim: SendGridSimulator) -> dict[str, str]:
     """The plugin's settings that lead to a simulator which is being served."""
-    return {
-        "SENDGRID_API_KEY": sim.key,
-        "SENDGRID_BASE_URL": sim.url,
-        "SENDGRID_WEBHOOK_PUBLIC_KEY": sim.public_key,
-    }
+    return sim.env()

@@ -50,7 +50,6 @@ class SendGridSimulator(Simulator):
     def __init__(self, *, key: str, retries: Sequence[float] = RETRIES, seed: int = 0) -> None:
         super().__init__(retries=retries, seed=seed)
         self.key = key
-        self.webhook_url: str | None = None
         self.mails: list[dict[str, Any]] = []
         self.webhooks = Webhooks(self)
         self.nameless = False
@@ -63,6 +62,13 @@ class SendGridSimulator(Simulator):
         public = self._pair.public_key()
         der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         return base64.b64encode(der).decode()
+
+    def env(self) -> dict[str, str]:
+        return {
+            "SENDGRID_API_KEY": self.key,
+            "SENDGRID_BASE_URL": self.url,
+            "SENDGRID_WEBHOOK_PUBLIC_KEY": self.public_key,
+        }
 
     def sign(
         self,

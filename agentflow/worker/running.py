@@ -1,0 +1,51 @@
+"""Running a plugin's functions so that one that never returns keeps nobody else waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import threading
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Any
+
+
+async def run_function(function: Any, *args: Any) -> Any:
+    """Await an async function; run a plain one in a thread."""
+    if inspect.iscoroutinefunction(function):
+        return await function(*args)
+    returned = await in_thread(function, *args)
+    return await returned if inspect.isawaitable(returned) else returned
+
+
+async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """Run it in a thread of its own. One of the loop's pool would be lost to everybody when the
+    function hangs, to the look-up of host names too, and would keep the process from ending."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[Any] = loop.create_future()
+    context = copy_context()
+
+    def tell(result: Any, error: BaseException | None) -> None:
+        if ended.done():  # nobody waits any more
+            return
+        if error is not None:
+            ended.set_exception(error)
+        else:
+            ended.set_result(result)
+
+    def run() -> None:
+        result: Any = None
+        error: BaseException | None = None
+        try:
+            result = context.run(function, *args)
+        except StopIteration as stop:  # which a future cannot hold
+            error = RuntimeError(f"StopIteration: {stop}")
+        except BaseException as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, result, error)
+
+    name = getattr(function, "__qualname__", "function")
+    threading.Thread(target=run, name=f"agentflow-{name}", daemon=True).start()
+    return await ended
