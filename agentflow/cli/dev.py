@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def dev(
     simulate: Annotated[
-        bool, typer.Option("--simulate", help="Bring a simulated Replicate; no key is needed.")
+        bool, typer.Option("--simulate", help="Bring simulated providers; no key is needed.")
     ] = False,
     app: AppName = None,
     host: Annotated[str | None, typer.Option(help="A loopback address.")] = None,
@@ -49,23 +49,27 @@ async def _run(changes: Mapping[str, str], simulate: bool) -> None:
     from agentflow.app import AgentFlow, standalone
     from agentflow.cli.loading import load_app
     from agentflow.cli.narrator import narrating
-    from agentflow.testing.simulated import simulated_replicate
+    from agentflow.testing.simulated import simulated_providers
     from agentflow.web.guard import LocalOnly
     from agentflow.web.listening import Listening
 
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(_listening(settings))
         os.environ["AGENTFLOW_PORT"] = str(listener.getsockname()[1])
+        simulated: Sequence[str] = ()
         if simulate:
-            await stack.enter_async_context(simulated_replicate())
+            sims = await stack.enter_async_context(simulated_providers())
             os.environ.setdefault("AGENTFLOW_PUBLIC_URL", load_settings().url)
+            for name, sim in sims.items():
+                sim.webhook_url = f"{load_settings().public_url}/webhooks/{name}"
+            simulated = [*sims]
         app = load_app(settings.app) if settings.app else AgentFlow()
         server = Listening(LocalOnly(standalone(app)))
         stack.enter_context(server.signals())
         await stack.enter_async_context(app.lifespan())
         await stack.enter_async_context(narrating(app.runtime))
         async with server.serving(listener):
-            _banner(app.runtime, load_settings(), simulate)
+            _banner(app.runtime, load_settings(), simulated)
 
 
 def configure_logs(settings: Settings) -> None:
@@ -97,16 +101,16 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
         yield listener
 
 
-def _banner(runtime: Runtime, listens: Settings, simulate: bool) -> None:
+def _banner(runtime: Runtime, listens: Settings, simulated: Sequence[str]) -> None:
     from agentflow.cli.showing import console, write_fields
     from agentflow.types import VERSION
 
     settings, known = runtime.settings, runtime.catalogue
-    names = [f"{n} (simulated)" if simulate and n == "replicate" else n for n in known.providers]
+    names = [f"{n} (simulated)" if n in simulated else n for n in known.providers]
     public = settings.public_url
     webhooks = f"{public}/webhooks/…" if public else "off: AGENTFLOW_PUBLIC_URL is not set, polling"
-    if public and simulate and public == listens.url:
-        webhooks += "  (from the simulator)"
+    if public and simulated and public == listens.url:
+        webhooks += "  (from the simulators)"
     out = console(err=True)
     out.print(f"[bold]agentflow {VERSION}[/]  {listens.url}  (for this machine only)")
     fields = {

@@ -252,7 +252,9 @@ class Provider:
     `keys` names the setting, a `SecretStr`, that holds one key or several with commas between:
     each call is made with one of them. `limits` hold for all tasks together, for each key.
     `local` marks code of our own rather than a paid service. `prices` is the table by which calls
-    are priced whose provider does not say what they cost, or a function of the settings.
+    are priced whose provider does not say what they cost, or a function of the settings. `loads`
+    names the module that the functions import when they run, with the SDK in it: workers load it
+    in a thread before, so that nothing else stands still meanwhile.
     """
 
     def __init__(
@@ -269,6 +271,7 @@ class Provider:
         prices: Sequence[Price] | Callable[[Any], Sequence[Price]] = (),
         keys: str | None = None,
         limits: Limit | Sequence[Limit] = (),
+        loads: str | None = None,
     ) -> None:
         if not NAME.fullmatch(name):
             raise PluginError(f"{name!r} is no provider name: a-z, then a-z, 0-9, _")
@@ -287,6 +290,7 @@ class Provider:
         self.prices = prices
         self.keys = keys
         self.limits = several(limits)
+        self.loads = loads
         self.tasks: dict[str, Task[Any]] = {}
         self.parser: Parse | None = None
         self.translator: Callable[[Exception], ProviderFailure | None] | None = None

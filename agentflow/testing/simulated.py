@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from importlib.util import find_spec
+from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
@@ -15,7 +17,12 @@ from agentflow.settings import names
 from agentflow.testing.simulator import Simulator
 from agentflow.webhooks.signatures import new_secret
 
-TOKEN = "r8_simulated"
+_MAKE: Mapping[str, Callable[[Any], Simulator]] = {
+    "replicate": lambda module: module.simulator(new_secret(), "r8_simulated"),
+    "openai": lambda module: module.simulator(new_secret(), "sk-simulated"),
+    "sendgrid": lambda module: module.simulator("SG.simulated"),
+}
+"""How to make the simulator in `agentflow_NAME.simulator`."""
 
 
 @asynccontextmanager
@@ -25,13 +32,30 @@ async def simulated_replicate() -> AsyncIterator[Simulator]:
     Sets `REPLICATE_*` in the environment meanwhile, so that no call reaches the real one, and lets
     files be copied from it. Raises `SettingsError` if the plugin is not installed.
     """
+    async with _simulated("replicate") as sim:
+        yield sim
+
+
+@asynccontextmanager
+async def simulated_providers() -> AsyncIterator[dict[str, Simulator]]:
+    """The same for every plugin here that has a simulator, by provider. `webhook_url` of each is
+    to be set by who knows it. Raises `SettingsError` if none is installed."""
+    there = [name for name in _MAKE if find_spec(f"agentflow_{name}") is not None]
+    if not there:
+        raise SettingsError("The simulators come with the plugins: pip install agentflow-replicate")
+    async with AsyncExitStack() as stack:
+        yield {name: await stack.enter_async_context(_simulated(name)) for name in there}
+
+
+@asynccontextmanager
+async def _simulated(name: str) -> AsyncIterator[Simulator]:
     try:
-        module = importlib.import_module("agentflow_replicate.simulator")
+        module = importlib.import_module(f"agentflow_{name}.simulator")
     except ModuleNotFoundError:
         raise SettingsError(
-            "The simulator comes with the Replicate plugin: pip install agentflow-replicate"
+            f"The simulator comes with the plugin: pip install agentflow-{name}"
         ) from None
-    sim: Simulator = module.simulator(new_secret(), TOKEN)
+    sim = _MAKE[name](module)
     async with sim.serve():
         with environment({**module.env(sim), "AGENTFLOW_ALLOW_DOWNLOADS": _allowed(sim.url)}):
             yield sim

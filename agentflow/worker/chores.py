@@ -30,7 +30,7 @@ from agentflow.transport.conversation import Chore, Granted
 from agentflow.types import new_id
 from agentflow.worker.call import Call
 from agentflow.worker.outcomes import news_of, redacted
-from agentflow.worker.running import run_function
+from agentflow.worker.running import load, run_function
 from agentflow.worker.worker import Worker, artifact_key
 
 log = structlog.get_logger(__name__)
@@ -68,6 +68,7 @@ async def _done(
 ) -> str:
     """`done`, or `failed` with a line in the log."""
     try:
+        await load(worker.catalogue.of_task(chore.task).provider.loads)
         await do(worker, chore)
         return "done"
     except (asyncio.CancelledError, KeyboardInterrupt):

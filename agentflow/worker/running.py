@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import sys
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
+from importlib import import_module
 from typing import Any
 
 
@@ -17,6 +19,13 @@ async def run_function(function: Any, *args: Any) -> Any:
         return await function(*args)
     returned = await in_thread(function, *args)
     return await returned if inspect.isawaitable(returned) else returned
+
+
+async def load(module: str | None) -> None:
+    """Import what a provider's functions will import. What it raises, they will raise."""
+    if module is not None and module not in sys.modules:
+        with contextlib.suppress(Exception):
+            await in_thread(import_module, module)
 
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:

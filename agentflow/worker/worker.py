@@ -50,7 +50,7 @@ from agentflow.worker.call import Call
 from agentflow.worker.line import Permit
 from agentflow.worker.outcomes import failure_of, outcome_of
 from agentflow.worker.room import Room
-from agentflow.worker.running import run_function
+from agentflow.worker.running import load, run_function
 from agentflow.worker.speech import Speech
 from agentflow.worker.spool import Spool
 
@@ -316,6 +316,7 @@ class Worker:
         call = replace(call, on_text=speech.say)
         try:
             input = task.validate(message.input)
+            await load(ready.provider.loads)
             self.room.begin(permit)
             async with asyncio.timeout(grant.timeout):
                 returned = await run_function(task.function, call, input)

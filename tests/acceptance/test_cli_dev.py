@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -87,6 +88,20 @@ def test_sigterm_ends_it_in_order_though_clients_listen(tmp_path: Path) -> None:
         assert "Traceback" not in running.log
     with dev(tmp_path, "--simulate") as again:
         assert again("jobs", "show", id, "--json").json["status"] in ("waiting", "failed")
+
+
+def test_every_simulated_provider_works_and_tells_by_webhook(tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "hens"}]
+    mail = {"to": "a@example.com", "sender": "b@example.com", "subject": "Hi", "text": "Hi"}
+    with dev(tmp_path, "--simulate") as running:
+        ask = {"model": "m", "messages": said}
+        streamed = running("submit", "openai.chat", "--stream", json.dumps({**ask, "stream": True}))
+        assert (streamed.code, streamed.out.strip()) == (0, "You said: hens")
+        thinking = running("submit", "openai.respond", json.dumps({**ask, "background": True}))
+        assert "You said: hens" in thinking.out
+        assert "delivered" in running("submit", "sendgrid.send", json.dumps(mail)).out
+        told = running("deliveries", "--json").json["items"]
+        assert {"openai", "sendgrid"} <= {each["provider"] for each in told}
 
 
 def test_the_application_runs_in_it_and_its_handlers_are_retried(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ provider = Provider(
     scheme=StandardWebhooks(secret="webhook_secret"),
     description="OpenAI, or another service that speaks its API",
     prices=prices,
+    loads="agentflow_openai.session",
 )
 provider.translate(failure)
 provider.billed_as(billed_as)

@@ -79,6 +79,7 @@ provider = Provider(
     artifact_hosts=lambda settings: settings.output_hosts,
     max_body=4 * 1024 * 1024,
     description="Models hosted on replicate.com",
+    loads="agentflow_replicate.session",
 )
 provider.translate(failure)
 
