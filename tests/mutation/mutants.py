@@ -188,7 +188,7 @@ MUTANTS: list[Mutant] = [
             '"openai.APITimeoutError": Meaning.UNKNOWN',
             '"openai.APITimeoutError": Meaning.NEVER_SENT',
             "a timeout is tried again",
-            "without_an_answer",
+            "told_apart",
         ),
         (
             "failures.py",

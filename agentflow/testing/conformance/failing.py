@@ -145,12 +145,12 @@ class Failing(Subject):
         """Never sent: try again. Sent and unanswered: nobody knows."""
         translate = self._translator()
         for cls in classes_in(self.errors):
-            error = self.sdk_error(cls) if cls.__name__ in UNKNOWN + UNSENT else None
+            wanted = _meant(cls.__name__)
+            error = self.sdk_error(cls) if wanted else None
             if error is None:
                 continue
             found = translate(error)
             assert found is not None
-            wanted = "outcome_unknown" if cls.__name__ in UNKNOWN else "unavailable"
             assert found.kind == wanted, f"{cls.__qualname__} is {found.kind}, not {wanted}"
             assert found.retryable is (wanted == "unavailable"), cls.__qualname__
 
@@ -173,3 +173,10 @@ class Failing(Subject):
         if self.task(order).policy.repeatable and "outcome_unknown" in wanted:
             return wanted | {"unavailable", "timeout"}
         return wanted
+
+
+def _meant(name: str) -> str | None:
+    """What an error of a connection comes to, by its name; an SDK's own timeout too."""
+    if name in UNSENT:
+        return "unavailable"
+    return "outcome_unknown" if name in UNKNOWN or "Timeout" in name else None
