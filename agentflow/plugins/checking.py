@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import inspect
 import math
-from dataclasses import fields
-from typing import Any
+from functools import cache
+from typing import Any, get_type_hints
 
 import orjson
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from agentflow.core.policy import Policy
 from agentflow.core.providers import NAME, TASK_NAME, Provider
@@ -58,14 +58,20 @@ def _check_task(provider: Provider, name: str, task: Any) -> None:
 def _check_policy(name: str, policy: Any) -> None:
     if not isinstance(policy, Policy):
         raise PluginError(f"{name}: policy is a {type(policy).__name__}, not a Policy")
-    for field in fields(Policy):
-        value = getattr(policy, field.name)
-        if value is None and field.default is None:
-            continue
-        wanted = float if field.default is None else type(field.default)
-        good = isinstance(value, int | float if wanted is float else wanted)
-        if not good or (isinstance(value, float) and not math.isfinite(value)):
-            raise PluginError(f"{name}: policy: {field.name} is {value!r}")
+    for field, wanted in _fields().items():
+        value = getattr(policy, field)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise PluginError(f"{name}: policy: {field} is {value}")
+        try:
+            wanted.validate_python(value, strict=True)
+        except ValidationError as error:
+            said = error.errors(include_url=False)[0]["msg"]
+            raise PluginError(f"{name}: policy: {field}: {said}") from None
+
+
+@cache
+def _fields() -> dict[str, TypeAdapter[Any]]:
+    return {name: TypeAdapter(hint) for name, hint in get_type_hints(Policy).items()}
 
 
 def _is_model(given: Any) -> bool:

@@ -55,6 +55,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     "bad_policy": (HEAD + "\n    work.policy = Policy(timeout=-1)", "timeout is in seconds"),
     "no_policy": (HEAD + "\n    work.policy = {'timeout': 5}", "policy is a dict"),
     "endless_policy": (HEAD + "\n    work.policy = Policy(timeout=float('inf'))", "timeout is inf"),
+    "odd_policy": (HEAD + "\n    work.policy = Policy(max_attempts=2.5)", "policy: max_attempts"),
     "no_function": (HEAD + "\n    work.fetcher = 'fetch'", "fetcher is a str"),
     "no_model": (HEAD + "\n    work.input = dict", "input is no pydantic model"),
     "no_schema": (
