@@ -33,8 +33,8 @@ class TestFal(PluginConformance):
                 Ends(asked("reject"), error="content_rejected"),
                 Ends(asked("empty"), error="invalid_input"),
                 Ends(asked("odd"), error="provider_error"),
+                Ends(asked("large"), status="succeeded", result=IMAGE),
             ),
             refused=({}, {"model": "flux"}, {"model": "../x/y"}, {"model": MODEL, "inputs": {}}),
         ),
-        Order("run", asked("large"), later=True, result=IMAGE, slow=asked("queued")),
     )
