@@ -19,7 +19,9 @@ from agentflow.testing.conformance.fresh import in_fresh_process
 from agentflow.testing.conformance.subject import Subject
 from agentflow.worker.call import Call
 
-_LIGHT = frozenset({"agentflow-core", "pydantic", "pydantic-settings"})
+_LIGHT = frozenset({"agentflow-core", "httpx", "pydantic", "pydantic-settings"})
+"""What agentflow itself has loaded by then, and hands to plugins."""
+
 _SUBMITS = frozenset({"AgentFlow", "AsyncClient", "Client", "JobSpec"})
 
 

@@ -76,12 +76,11 @@ def read(body: Any) -> tuple[list[str], str]:
     match body:
         case {"detail": list(entries)}:
             found = [entry for entry in entries if isinstance(entry, dict)]
-            types = [str(entry.get("type")) for entry in found]
-            return types, "; ".join(map(line, found))
+            return [str(entry.get("type")) for entry in found], "; ".join(map(line, found))
+        case {"detail": str(message), "error_type": str(type)}:
+            return [type], message
         case {"detail": str(message)}:
-            return [str(body.get("error_type"))], message
-        case {"error_type": str(type)}:
-            return [type], str(body.get("error") or type)
+            return [], message
         case _:
             return [], ""
 

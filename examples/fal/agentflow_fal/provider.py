@@ -102,14 +102,14 @@ async def cancel(call: Call, external_id: str) -> State | None:
 
 @provider.parse
 def parse(delivery: Delivery) -> list[Fact]:
-    """The one webhook of a request. It names no model, so the token of its URL says whose it is."""
+    """The one webhook of a request. It names no model: the token in its URL says whose it is."""
     try:
         body = delivery.json
     except ValueError:
         return []
     match body:
-        case {"request_id": str(id), "status": "OK" | "ERROR"} if id and delivery.token:
-            return [Fact(fact(body), token=delivery.token, id=id)]
+        case {"request_id": str(id), "status": "OK" | "ERROR"} if id:
+            return [Fact(fact(body), id=id)]
         case _:
             return []
 
@@ -132,12 +132,13 @@ def fact(body: dict[str, Any]) -> State:
 def ended(answer: httpx.Response) -> State:
     """The result of a request that is completed: what the model answered, its status too."""
     body = errors.body_of(answer)
+    types, message = errors.read(body)
     match answer.status_code:
         case 404:
             return Failed(ResultLost("fal no longer has the result."))
-        case 401 | 403 | 408 | 429:  # of this question, not of the model
-            answer.raise_for_status()
-        case status if status >= 400 and errors.read(body)[0]:
+        case status if status >= 400 and types:
+            return failed(body, f"status {status}")
+        case 400 | 422 | 500 as status if message:  # the others may be of this question
             return failed(body, f"status {status}")
     answer.raise_for_status()
     return Succeeded(result(answer.json()))

@@ -1,0 +1,60 @@
+"""examples/fal is a plugin by strangers: installed where nothing else of ours is, and passing."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.cli import PROGRAM, agentflow, clean
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "fal"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the plugin is installed in, without what it depends on."""
+    site = tmp_path_factory.mktemp("site")
+    words = ["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index"]
+    words += ["--no-build-isolation", "--target", str(site), str(EXAMPLE)]
+    subprocess.run([sys.executable, "-m", "pip", *words], check=True, capture_output=True)
+    return site
+
+
+def test_it_passes_the_suite(site: Path) -> None:
+    """Half a minute where nobody else has work for the processors."""
+    said = subprocess.run(
+        [PROGRAM, "plugins", "test", str(EXAMPLE)],
+        capture_output=True, text=True, timeout=220, env=clean(PYTHONPATH=str(site)),
+    )  # fmt: skip
+    assert said.returncode == 0, said.stdout[-4000:] + said.stderr[-2000:]
+    assert "The plugin is done." in said.stdout
+
+
+def test_its_own_tests_pass(site: Path) -> None:
+    words = ["-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "-p", "no:asyncio"]
+    said = subprocess.run(
+        [sys.executable, *words, "tests/test_translations.py"],
+        cwd=EXAMPLE, capture_output=True, text=True, timeout=120,
+        env=clean(PYTHONPATH=str(site)),
+    )  # fmt: skip
+    assert said.returncode == 0, said.stdout[-4000:]
+    assert re.search(r"^\d+ passed", said.stdout, re.M)
+
+
+def test_it_is_clean_and_typed() -> None:
+    for words in (["ruff", "check"], ["ruff", "format", "--check"]):
+        said = subprocess.run([sys.executable, "-m", *words, "."], cwd=EXAMPLE, capture_output=True)
+        assert said.returncode == 0, said.stdout.decode()
+    said = subprocess.run(
+        [sys.executable, "-m", "mypy", "--no-incremental", "agentflow_fal"],
+        cwd=EXAMPLE, capture_output=True, env=clean(MYPYPATH=str(EXAMPLE.parents[1])),
+    )  # fmt: skip
+    assert said.returncode == 0, said.stdout.decode()
+
+
+def test_it_is_none_of_those_that_are_installed() -> None:
+    said = agentflow("plugins")
+    assert "fal.run" not in said.out
