@@ -4,7 +4,7 @@
 PYTHON_RANGE := (3, 11) <= sys.version_info < (3, 14)
 CANDIDATES := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
-PACKAGES := agentflow $(wildcard $(addsuffix /agentflow_*,$(PLUGINS)))
+PACKAGES := agentflow $(wildcard $(addsuffix /agentflow_*,$(PLUGINS) examples/fal))
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 
 # Of the whole suite: a file of tests at a time on each processor.
