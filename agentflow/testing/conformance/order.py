@@ -32,8 +32,8 @@ class Order:
     says that the task's function returns `Accepted`, and that the end comes by webhook or poll.
     `result` holds members the job's result must have (of lists the elements, of objects the members
     named here; a type stands for any value of it). `slow` is an input whose work lasts ten seconds
-    at least, for what is canceled. `ends` are other ways the work can end. `refused` are inputs that
-    the task's model does not admit.
+    at least, for what is canceled. `ends` are other ways the work can end. `refused` are inputs
+    that the task's model does not admit.
     """
 
     task: str

@@ -55,7 +55,7 @@ class TestHttp(Declared):
                 Ends({"url": f"{HERE}/orders/ada"}, error="authentication"),
                 Ends({"url": "http://127.0.0.1:1/"}, error="permission"),
                 Ends({"url": f"{HERE}/answer/png"}, "succeeded", result={"artifacts": [{}]}),
-                Ends({"url": f"{HERE}/answer/text"}, "succeeded", result={"text": "Grüße"}),
+                Ends({"url": f"{HERE}/answer/latin"}, "succeeded", result={"text": "Grüße"}),
             ),
             refused=(
                 {"url": "ftp://example.com"},
