@@ -277,3 +277,14 @@ async def test_no_secret_is_in_what_is_kept_or_said(
     shown = json.dumps([jobs, kept], default=str) + "".join(capfd.readouterr())
     assert KEY not in shown
     assert world.speech.proof not in shown
+
+
+@tasks
+async def test_a_failure_is_the_same_by_webhook_and_by_poll(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    word, errors = "ERROR" if task == "queue.draw" else "error", []
+    for webhooks in (True, False):
+        async with _world(tmp_path / str(webhooks), monkeypatch, webhooks=webhooks) as one:
+            errors.append((await one.made(task, ends=word))["error"])
+    assert errors[0] == errors[1]

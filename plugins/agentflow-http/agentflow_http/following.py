@@ -127,9 +127,8 @@ async def _collected(call: Call, session: Session, work: Work, id: str) -> State
         failed = session.failure(answer, ask, repeatable=True)
         if failed.retryable or answer.status >= 500 or answer.status in (401, 402, 403):
             raise failed
-        return Failed(
-            failed if str(answer.status) in session.service.errors else _sad(answer, session)
-        )
+        named = str(answer.status) in session.service.errors
+        return Failed(failed if named else _sad(answer, session))
     said = document(answer)
     if not is_json(said):
         return Succeeded(result_of(answer, ask, session.redaction))
