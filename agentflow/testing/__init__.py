@@ -5,9 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Ends", "Order", "PluginConformance", "Simulator", "app"]
+__all__ = ["HERE", "Ends", "Order", "PluginConformance", "Simulator", "app"]
 
 _PLACES = {
+    "HERE": "agentflow.testing.conformance.order",
     "Ends": "agentflow.testing.conformance.order",
     "Order": "agentflow.testing.conformance.order",
     "PluginConformance": "agentflow.testing.conformance.suite",
@@ -17,6 +18,7 @@ _PLACES = {
 
 if TYPE_CHECKING:
     from agentflow.testing.application import app as app
+    from agentflow.testing.conformance.order import HERE as HERE
     from agentflow.testing.conformance.order import Ends as Ends
     from agentflow.testing.conformance.order import Order as Order
     from agentflow.testing.conformance.suite import PluginConformance as PluginConformance

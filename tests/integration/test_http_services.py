@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from agentflow_http.simulator import QueueSimulator, SpeechSimulator
-from agentflow_http.simulator.speech import SECRET
 from support.declared import Declared, declared
 from support.fakes import rows
 from support.serving import free_port
@@ -106,8 +105,8 @@ async def test_without_webhooks_the_end_is_the_same(polling: World, task: str) -
     if task == "queue.draw":
         drawing(job)
     failed = await polling.made(task, ends="ERROR" if task == "queue.draw" else "error")
-    assert failed["status"] == "failed"
-    assert failed["error"]["message"].endswith(("too odd.", "no speech in it"))
+    assert (failed["status"], failed["error"]["kind"]) == ("failed", "provider_error")
+    assert failed["error"]["message"] in ("The prompt was too odd.", "no speech in it")
     assert polling.sim(task).stats.counts["webhooks_tried"] == 0
 
 
@@ -277,4 +276,15 @@ async def test_no_secret_is_in_what_is_kept_or_said(
     ]
     shown = json.dumps([jobs, kept], default=str) + "".join(capfd.readouterr())
     assert KEY not in shown
-    assert SECRET not in shown
+    assert world.speech.proof not in shown
+
+
+@tasks
+async def test_a_failure_is_the_same_by_webhook_and_by_poll(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    word, errors = "ERROR" if task == "queue.draw" else "error", []
+    for webhooks in (True, False):
+        async with _world(tmp_path / str(webhooks), monkeypatch, webhooks=webhooks) as one:
+            errors.append((await one.made(task, ends=word))["error"])
+    assert errors[0] == errors[1]

@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
+import agentflow_http.simulator
 import agentflow_openai.simulator
 import agentflow_sendgrid.simulator
+from agentflow_http.simulator import QueueSimulator, ShopSimulator
 
 from agentflow.testing.simulator import Simulator
 from agentflow.webhooks.signatures import new_secret
@@ -34,7 +36,13 @@ class Providers:
         for name in ("openai", "sendgrid"):
             self.sims[name].webhook_url = f"{url}/webhooks/{name}"  # type: ignore[attr-defined]
 
+    @property
+    def shop(self) -> str:
+        """Where `http.get` and `http.request` go."""
+        return self.sims["shop"].url
+
     def created(self) -> Iterator[tuple[str, Counter[str]]]:
+        """By the token of the attempt; at the shop, by the entity of the job."""
         for name, sim in self.sims.items():
             yield name, sim.stats.created
 
@@ -44,7 +52,10 @@ async def providers(seed: int) -> AsyncIterator[Providers]:
     async with AsyncExitStack() as stack:
         openai = agentflow_openai.simulator.simulator(new_secret(), "sk-mixed")
         sendgrid = agentflow_sendgrid.simulator.simulator("SG.mixed")
-        sims: Mapping[str, Simulator] = {"openai": openai, "sendgrid": sendgrid}
+        shop, queue = ShopSimulator(key="shop-key-mixed"), QueueSimulator(key="queue-key-mixed")
+        sims: Mapping[str, Simulator] = {
+            "openai": openai, "sendgrid": sendgrid, "shop": shop, "queue": queue,
+        }  # fmt: skip
         for sim in sims.values():
             await stack.enter_async_context(sim.serve())
             sim.faults.update({"seed": seed, **FAULTS})
@@ -52,6 +63,7 @@ async def providers(seed: int) -> AsyncIterator[Providers]:
         env = {
             **agentflow_openai.simulator.env(openai),
             **agentflow_sendgrid.simulator.env(sendgrid),
+            **agentflow_http.simulator.env(shop, queue),
             **receiver.env(),
         }
         yield Providers(dict(sims), receiver, env)

@@ -13,7 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.mutation.mutants import MUTANTS, Mutant
+from tests.mutation.mutant import Mutant
+from tests.mutation.mutants import MUTANTS
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 ENOUGH = 0.9

@@ -5,25 +5,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    plugin: str
-    file: str
-    old: str
-    new: str
-    breaks: str
-    look: str = ""
-
-
-def _of(plugin: str, *edits: tuple[str, str, str, str, str]) -> list[Mutant]:
-    return [Mutant(plugin, *edit) for edit in edits]
-
+from tests.mutation.http import HTTP
+from tests.mutation.mutant import Mutant, of
 
 MUTANTS: list[Mutant] = [
-    *_of(
+    *of(
         "replicate",
         (
             "facts.py",
@@ -152,7 +138,7 @@ MUTANTS: list[Mutant] = [
             "without_any_variable",
         ),
     ),
-    *_of(
+    *of(
         "openai",
         (
             "provider.py",
@@ -255,7 +241,7 @@ MUTANTS: list[Mutant] = [
             "ends_as_it_says",
         ),
     ),
-    *_of(
+    *of(
         "sendgrid",
         (
             "signature.py",
@@ -368,4 +354,5 @@ MUTANTS: list[Mutant] = [
             "public_door",
         ),
     ),
+    *HTTP,
 ]

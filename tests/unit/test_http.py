@@ -8,12 +8,12 @@ from typing import Any
 
 import agentflow_http
 import pytest
-from agentflow_http.asking import HttpRequest
+from agentflow_http.asking import HttpRequest, bound_operation
 from agentflow_http.auth import Redaction
 from agentflow_http.declared import services
 from agentflow_http.failures import failure, seconds
 from agentflow_http.pointer import at, checked, every, put
-from agentflow_http.service import Service, checked_path
+from agentflow_http.service import Operation, Service, checked_path
 from agentflow_http.work import facts
 from pydantic import ValidationError
 
@@ -262,3 +262,17 @@ def test_importing_the_plugin_loads_no_http_client() -> None:
     code += "print({'httpx', 'starlette', 'tortoise', 'cryptography'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_the_schema_of_a_declared_task_names_what_the_declaration_does() -> None:
+    declared = Operation(path="/orders/{customer}/{kind}", defaults={"amount": 1, "kind": "plain"})
+    schema = bound_operation("shop_order", declared).model_json_schema()
+    part = {"type": ["string", "integer"]}
+    assert schema["properties"] == {
+        "customer": part,
+        "kind": {**part, "default": "plain"},
+        "amount": {"default": 1},
+    }
+    assert schema["required"] == ["customer"]
+    assert schema["additionalProperties"], "the service may admit more"
+    assert "required" not in bound_operation("x", Operation(path="/x")).model_json_schema()

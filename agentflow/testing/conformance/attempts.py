@@ -16,6 +16,7 @@ from agentflow.core.events import Failed, Succeeded
 from agentflow.core.providers import Outcome, Task
 from agentflow.errors import InvalidInput
 from agentflow.plugins.catalogue import Ready
+from agentflow.testing.conformance.order import HERE
 from agentflow.testing.simulator import Simulator
 from agentflow.types import JobId, Token, new_id, utcnow
 from agentflow.worker.call import Call
@@ -39,6 +40,7 @@ class Attempts:
         self, task: Task[Any], input: Any, *, timeout: float = 15.0, webhook: str | None = None
     ) -> Outcome:
         """What one call of the task's function comes to."""
+        task = self._own(task)
         call = self.call(timeout, webhook)
         unsure = not task.policy.repeatable
         try:
@@ -51,12 +53,18 @@ class Attempts:
 
     async def fetch(self, task: Task[Any], external_id: str) -> Outcome | None:
         """What the task's `fetch` says. Raises what it raises."""
+        task = self._own(task)
         assert task.fetcher is not None
         return news_of(await run_function(task.fetcher, self.call(), external_id), task)
 
     async def find(self, task: Task[Any], token: str, since: datetime) -> Any:
+        task = self._own(task)
         assert task.finder is not None
         return await run_function(task.finder, self.call(), token, since)
+
+    def _own(self, task: Task[Any]) -> Task[Any]:
+        """The task as these settings make it."""
+        return self.ready.provider.tasks[task.name]
 
     def call(self, timeout: float = 15.0, webhook: str | None = None) -> Call:
         token = Token(new_id("tok").replace("tok_", ""))
@@ -79,6 +87,8 @@ class Attempts:
     def with_files(self, input: Any) -> Any:
         """The input with the id of a file for every `bytes` in it."""
         match input:
+            case str():
+                return input.replace(HERE, self.sim.url)
             case bytes():
                 id = f"art_{new_id('job').removeprefix('job_')}_0"
                 self.files[id] = input

@@ -42,7 +42,8 @@ class Describing(Subject):
             schema = task.schema
             orjson.dumps(schema)
             assert schema.get("type") == "object", f"{name}: the input is no JSON object"
-            assert schema.get("properties"), f"{name}: the input has no fields"
+            fields = schema.get("properties") or schema.get("additionalProperties")
+            assert fields, f"{name}: the input has no fields, and admits none"
 
     def test_a_misspelled_input_is_refused(self, order: Order) -> None:
         """A field that is dropped silently costs money for something nobody asked for."""

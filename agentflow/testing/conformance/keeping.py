@@ -32,7 +32,7 @@ class Keeping(Subject):
             pytest.skip("the settings hold no secret")
         caplog.set_level(logging.DEBUG)
         with capture_logs() as logs:
-            async with world_with(self.provider, sim) as world:
+            async with world_with(self.provided, sim) as world:
                 shown = await self._talk(world, order)
                 files = await asyncio.to_thread(_bytes_in, world)
         said = [dumped(logs), caplog.text, *capfd.readouterr(), *shown]

@@ -17,6 +17,7 @@ import agentflow
 from agentflow.plugins.discovery import GROUP, discover
 from agentflow.testing.conformance.fresh import in_fresh_process
 from agentflow.testing.conformance.subject import Subject
+from agentflow.testing.simulated import environment
 from agentflow.worker.call import Call
 
 _LIGHT = frozenset({"agentflow-core", "httpx", "pydantic", "pydantic-settings"})
@@ -29,8 +30,10 @@ class Loading(Subject):
     def test_it_is_found_by_its_entry_point(self) -> None:
         """`[project.entry-points.agentflow]` names the module with the hook."""
         name = self.provider.name
-        found = [p for p in discover() if any(one.name == name for one in p.providers)]
-        broken = [f"{p.name}: {p.problem}" for p in discover() if p.problem]
+        with environment(self.make().env()):
+            plugins = discover()
+        found = [p for p in plugins if any(one.name == name for one in p.providers)]
+        broken = [f"{p.name}: {p.problem}" for p in plugins if p.problem]
         assert found, f"no installed plugin gives {name}; pip install -e it. Broken: {broken}"
 
     def test_loading_it_loads_no_sdk(self) -> None:
@@ -42,7 +45,8 @@ class Loading(Subject):
 
     def test_loading_it_starts_nothing(self) -> None:
         """No thread, no connection: agentflow's parts start what is to run."""
-        answer = in_fresh_process(self.provider, "load", {})
+        with environment(self.make().env()):
+            answer = in_fresh_process(self.provider, "load", {})
         assert self.provider.name in answer["providers"], "the hook gives another provider"
         assert answer["threads"] == 1, "importing the plugin starts threads"
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+HERE = "http://simulator.invalid"
+"""In a text of an input, the address at which the simulator is served."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ends:
@@ -25,11 +28,12 @@ class Order:
     """An input of a task that ends in success soon.
 
     `task` is the name without the provider's. In `input`, a `bytes` value stands for a file in
-    custody: the task is given its id. `later` says that the task's function returns `Accepted`, and
-    that the end comes by webhook or poll. `result` holds members the job's result must have (of
-    lists the elements, of objects the members named here; a type stands for any value of it).
-    `slow` is an input whose work lasts ten seconds at least, for what is canceled. `ends` are other
-    ways the work can end. `refused` are inputs that the task's model does not admit.
+    custody: the task is given its id; `HERE` in a text stands for the simulator's address. `later`
+    says that the task's function returns `Accepted`, and that the end comes by webhook or poll.
+    `result` holds members the job's result must have (of lists the elements, of objects the members
+    named here; a type stands for any value of it). `slow` is an input whose work lasts ten seconds
+    at least, for what is canceled. `ends` are other ways the work can end. `refused` are inputs
+    that the task's model does not admit.
     """
 
     task: str

@@ -68,7 +68,8 @@ class Reading(Subject):
         again = [[dumped(fact) for fact in self._facts(each)] for each in reversed(deliveries)]
         assert here == again[::-1], "parsed twice, a delivery says two things"
         sent = [_portable(each) for each in deliveries]
-        there = in_fresh_process(self.provider, "parse", {"deliveries": sent})
+        with self.settings(self.make()):
+            there = in_fresh_process(self.provider, "parse", {"deliveries": sent})
         assert here == there, "in another process, a delivery says another thing"
 
     @in_loop

@@ -36,6 +36,8 @@ class Signing(Subject):
     async def test_a_body_that_was_changed_is_refused(self) -> None:
         """Every byte counts: a scheme that signs a parsed body signs something else."""
         self.needs_webhooks()
+        if not self.signs_body:
+            pytest.skip("signs_body is False: a secret is shown, nothing is signed")
         async with self.world() as world:
             headers = _sign(world)
             for changed in (BODY + b" ", b" " + BODY, BODY.replace(b"c", b"C", 1), b""):

@@ -37,7 +37,7 @@ class Subject:
     """The attributes to set. The first three are needed."""
 
     provider: ClassVar[Provider]
-    """What the plugin contributes."""
+    """What the plugin contributes; see `provided`."""
     simulator: ClassVar[Callable[[], Simulator]]
     """Makes a fresh simulator of it: its class, or `staticmethod(lambda: …)`. Its `env()` gives the
     variables that lead to it; its creates go through `faulty`, its webhooks through `outbox`."""
@@ -51,11 +51,28 @@ class Subject:
     """The environment variable with the webhook keys; several stand there with spaces between."""
     tolerance: ClassVar[float | None] = 300.0
     """Seconds a signature may be old; None if the scheme signs no time."""
+    signs_body: ClassVar[bool] = True
+    """False if a webhook proves by a secret alone who sends it."""
 
     def sdk_error(self, cls: type[Exception]) -> Exception | None:
         """An instance of an exception in `errors`; None leaves the class out. By default it is made
         by its parameters' names, with an HTTP answer 500 where it wants one."""
         return made(cls)
+
+    def provided(self) -> Provider:
+        """The provider by the variables in force, for a plugin whose providers are made of them:
+        what its hook gives. `provider` is then an example to be read."""
+        return self.provider
+
+    def secrets(self, sim: Simulator) -> dict[str, str]:
+        """The variables of `env()` that hold secrets: those the settings keep as such."""
+        kind = self.provider.settings
+        if kind is None:
+            return {}
+        prefix = str(kind.model_config.get("env_prefix", ""))
+        found = (n for n, f in kind.model_fields.items() if "SecretStr" in str(f.annotation))
+        names = {f"{prefix}{name}".upper() for name in found}
+        return {name: value for name, value in sim.env().items() if name in names}
 
     # -- what the checks use ---------------------------------------------------------------------
 
@@ -94,7 +111,7 @@ class Subject:
     @asynccontextmanager
     async def world(self, **options: Any) -> AsyncIterator[World]:
         """The whole application on loopback, with a fresh simulator; see `world`."""
-        async with world(self.provider, self.make(), **options) as one:
+        async with world(self.provided, self.make(), **options) as one:
             yield one
 
     @asynccontextmanager
@@ -129,19 +146,10 @@ class Subject:
 
     def ready(self) -> Ready:
         try:
-            return Catalogue([], [self.provider], "http://127.0.0.1:9").provider(self.provider.name)
+            provider = self.provided()
+            return Catalogue([], [provider], "http://127.0.0.1:9").provider(provider.name)
         except SettingsError as error:
             raise AssertionError(f"env() of the simulator does not fit: {error}") from None
-
-    def secrets(self, sim: Simulator) -> dict[str, str]:
-        """The variables of `env()` that the settings keep as secrets."""
-        kind = self.provider.settings
-        if kind is None:
-            return {}
-        prefix = str(kind.model_config.get("env_prefix", ""))
-        found = (n for n, f in kind.model_fields.items() if "SecretStr" in str(f.annotation))
-        names = {f"{prefix}{name}".upper() for name in found}
-        return {name: value for name, value in sim.env().items() if name in names}
 
     @contextmanager
     def bare(self) -> Iterator[None]:

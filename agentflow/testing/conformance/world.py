@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from agentflow.plugins.catalogue import Ready
 from agentflow.settings import Settings
 from agentflow.store.sql import Sql
 from agentflow.testing.conformance.loop import until
+from agentflow.testing.conformance.order import HERE
 from agentflow.testing.simulated import environment
 from agentflow.testing.simulator import HOST, Simulator
 from agentflow.types import JobId, Json, JsonObject, new_id
@@ -43,14 +44,15 @@ HASTY: Mapping[str, Any] = {
 
 @asynccontextmanager
 async def world(
-    provider: Provider,
+    provided: Callable[[], Provider],
     sim: Simulator,
     *,
     webhooks: bool = True,
     variables: Mapping[str, str] | None = None,
     **policy: Any,
 ) -> AsyncIterator[World]:
-    """Serve both. `webhooks=False` is a server without a public URL. `variables` change the
+    """Serve both; `provided` is asked with the variables in force that lead to the simulator.
+    `webhooks=False` is a server without a public URL. `variables` change the
     plugin's environment, `policy` the policies of its tasks."""
     with (
         tempfile.TemporaryDirectory(prefix="agentflow-conformance-") as folder,
@@ -59,9 +61,10 @@ async def world(
         port: int = listener.getsockname()[1]
         url = f"http://{HOST}:{port}"
         async with sim.serve():
-            if provider.webhooks == "account" and webhooks:
-                sim.webhook_url = f"{url}/webhooks/{provider.name}"
             with environment({**sim.env(), **(variables or {})}):
+                provider = provided()
+                if provider.webhooks == "account" and webhooks:
+                    sim.webhook_url = f"{url}/webhooks/{provider.name}"
                 app = AgentFlow(
                     providers=[provider],
                     plugins=[],
@@ -155,6 +158,8 @@ class World:
     async def with_files(self, input: Any) -> Any:
         """The input with the id of a file in custody for every `bytes` in it."""
         match input:
+            case str():
+                return input.replace(HERE, self.sim.url)
             case bytes():
                 job = JobId(new_id("job"))
                 store = self.app.runtime.artifacts

@@ -181,8 +181,20 @@ def bound_operation(name: str, operation: Operation) -> Any:
         _taken(operation, self.root)
         return self
 
+    class Described(OperationInput):
+        model_config = ConfigDict(json_schema_extra=_described(operation))
+
     validators: dict[str, Any] = {"complete": model_validator(mode="after")(complete)}
-    return create_model(f"{name}_Input", __base__=OperationInput, __validators__=validators)
+    return create_model(f"{name}_Input", __base__=Described, __validators__=validators)
+
+
+def _described(operation: Operation) -> dict[str, Any]:
+    """What the declaration says of the members: the service may admit more."""
+    named = {name: {"type": ["string", "integer"]} for name in places(operation.path)}
+    given = {n: {**named.get(n, {}), "default": v} for n, v in operation.defaults.items()}
+    needed = [name for name in named if name not in operation.defaults]
+    properties = {"properties": {**named, **given}} if named or given else {}
+    return {**properties, **({"required": needed} if needed else {})}
 
 
 def _taken(operation: Operation, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

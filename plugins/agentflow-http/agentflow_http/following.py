@@ -11,14 +11,17 @@ from agentflow import (
     OutcomeUnknown,
     Policy,
     Provider,
+    ProviderError,
     ResultLost,
     Succeeded,
 )
 from agentflow_http.answers import document, is_json, result_of
 from agentflow_http.asking import Ask, OperationInput, bound_operation, of_operation
+from agentflow_http.failures import LONGEST, reason
 from agentflow_http.pointer import at, put
 from agentflow_http.service import Operation, Service, Work
 from agentflow_http.session import Session
+from agentflow_http.wire import Answer
 from agentflow_http.work import State, identity, result, state
 
 if TYPE_CHECKING:
@@ -113,7 +116,8 @@ def _fetcher(session: Session, work: Work) -> Any:
 
 
 async def _collected(call: Call, session: Session, work: Work, id: str) -> State | None:
-    """The result, where it has a path of its own. A 4xx there is how work fails."""
+    """The result, where it has a path of its own. A 4xx there is how work fails, unless it is about
+    us: it comes to what the webhook says of it, or to what the service is declared to mean."""
     assert work.result_path is not None, "asked for such work alone"
     ask = Ask("GET", session.url(work.result_path, id))
     answer = await session.answer(call, ask, repeatable=True)
@@ -121,14 +125,21 @@ async def _collected(call: Call, session: Session, work: Work, id: str) -> State
         return Failed(ResultLost("The service has no result of it (any more)."))
     if not answer.good:
         failed = session.failure(answer, ask, repeatable=True)
-        if failed.retryable or answer.status >= 500:
+        if failed.retryable or answer.status >= 500 or answer.status in (401, 402, 403):
             raise failed
-        return Failed(failed)
+        named = str(answer.status) in session.service.errors
+        return Failed(failed if named else _sad(answer, session))
     said = document(answer)
     if not is_json(said):
         return Succeeded(result_of(answer, ask, session.redaction))
     found = said if work.result is None else at(said, work.result)
     return Succeeded(result(found, work, session.redaction))
+
+
+def _sad(answer: Answer, session: Session) -> ProviderError:
+    """As the webhook of the same failure has it."""
+    why = reason(answer.body, session.service.error_message)
+    return ProviderError(session.redaction.text(why[:LONGEST]) or f"HTTP {answer.status}.")
 
 
 def _canceler(session: Session, work: Work) -> Any:

@@ -8,8 +8,8 @@ async with QueueSimulator("a-key").serve() as sim:
 from __future__ import annotations
 
 import json
-from typing import Any, Protocol
 
+from agentflow_http.simulator.declared import DeclaredSimulator
 from agentflow_http.simulator.queue import QueueSimulator
 from agentflow_http.simulator.shop import ShopSimulator
 from agentflow_http.simulator.speech import SpeechSimulator
@@ -17,19 +17,11 @@ from agentflow_http.simulator.speech import SpeechSimulator
 __all__ = ["QueueSimulator", "ShopSimulator", "SpeechSimulator", "env", "simulator"]
 
 
-class Declared(Protocol):
-    """A simulator that knows how it is declared."""
-
-    name: str
-
-    def service(self) -> dict[str, Any]: ...
-
-
 def simulator(key: str) -> QueueSimulator:
     """A queue that lets in who has `key`."""
     return QueueSimulator(key=key)
 
 
-def env(*sims: Declared) -> dict[str, str]:
+def env(*sims: DeclaredSimulator) -> dict[str, str]:
     """The plugin's settings that lead to simulators which are being served."""
     return {"AGENTFLOW_HTTP_SERVICES": json.dumps({sim.name: sim.service() for sim in sims})}

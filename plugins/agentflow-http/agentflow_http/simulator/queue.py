@@ -17,7 +17,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from agentflow.testing.simulator import RETRIES, Json, Simulator
+from agentflow.testing.simulator import RETRIES, Json
+from agentflow_http.simulator.declared import DeclaredSimulator
 
 APP = "/acme/draw"
 WORK = APP + "/requests/{id}"
@@ -27,7 +28,7 @@ PIXEL = (
 )
 
 
-class QueueSimulator(Simulator):
+class QueueSimulator(DeclaredSimulator):
     """`stats.created` counts requests by their webhook's token, or by the prompt.
 
     `script` in a request says how long it takes and how it ends: `{"seconds": 0.1, "ends": "OK" |
@@ -49,7 +50,6 @@ class QueueSimulator(Simulator):
         self._pair = Ed25519PrivateKey.generate()
 
     def service(self) -> dict[str, Any]:
-        """How it is declared."""
         return {
             "base_url": self.url,
             "private": True,
@@ -91,12 +91,13 @@ class QueueSimulator(Simulator):
 
     def sign(
         self,
-        delivery_id: str,  # noqa: ARG002 - the request's id is the delivery's
+        delivery_id: str,
         sent_at: datetime,
         body: bytes,
         forged: bool,
     ) -> Mapping[str, str]:
-        id, stamp = orjson.loads(body)["request_id"], str(int(sent_at.timestamp()))
+        id = orjson.loads(body).get("request_id", delivery_id)  # which is the delivery's
+        stamp = str(int(sent_at.timestamp()))
         signed = f"{id}\nuser-1\n{stamp}\n{hashlib.sha256(body).hexdigest()}".encode()
         pair = self._other if forged else self._pair
         return {
@@ -110,6 +111,7 @@ class QueueSimulator(Simulator):
         return [
             Route("/.well-known/jwks.json", self._keys),
             Route(APP, self._create, methods=["POST"]),
+            Route("/models", self._models),
             Route(WORK + "/status", self._status),
             Route(WORK + "/cancel", self._cancel, methods=["PUT"]),
             Route(WORK, self._result),
@@ -120,6 +122,18 @@ class QueueSimulator(Simulator):
         x = base64.urlsafe_b64encode(self._pair.public_key().public_bytes_raw()).decode()
         key = {"kty": "OKP", "crv": "Ed25519", "x": x.rstrip("=")}
         return Json({"keys": [key]}, self.keys_answer)
+
+    async def _models(self, request: Request) -> Response:
+        if request.headers.get("authorization") != f"Key {self.key}":
+            return Json({"detail": "Authentication is required"}, 401)
+
+        async def listed() -> Response:
+            return Json({"models": [APP]})
+
+        return await self.faulty(listed, self.hit)
+
+    def forget(self) -> None:
+        self.requests.clear()
 
     async def _create(self, request: Request) -> Response:
         if request.headers.get("authorization") != f"Key {self.key}":

@@ -4,21 +4,24 @@ every way that HTTP has."""
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from agentflow.testing.simulator import Json, Simulator
+from agentflow.testing.simulator import Json
+from agentflow_http.simulator.declared import DeclaredSimulator
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(24)
 
 
-class ShopSimulator(Simulator):
+class ShopSimulator(DeclaredSimulator):
     """`stats.created` counts orders by their idempotency key, or by what is ordered."""
 
     name = "shop"
@@ -32,7 +35,6 @@ class ShopSimulator(Simulator):
         self.tokens = 0
 
     def service(self) -> dict[str, Any]:
-        """How it is declared."""
         return {
             "base_url": self.url,
             "private": True,
@@ -47,11 +49,16 @@ class ShopSimulator(Simulator):
             },
         }
 
+    def env(self) -> dict[str, str]:
+        """It may be called without its declaration too, by who shows its key in another way."""
+        return {**super().env(), "AGENTFLOW_HTTP_PRIVATE": json.dumps([urlsplit(self.url).netloc])}
+
     def routes(self) -> Sequence[BaseRoute]:
         every = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
         return [
             Route("/oauth/token", self._token, methods=["POST"]),
             Route("/orders/{customer:path}", self._order, methods=["POST"]),
+            Route("/orders/{customer:path}", self._orders),
             Route("/answer/{kind}", self._answer, methods=every),
             Route("/{path:path}", self._echo, methods=every),
         ]
@@ -96,6 +103,16 @@ class ShopSimulator(Simulator):
             return Json({"order": {**self.orders[key], "customer": customer}}, 201)
 
         return await self.faulty(create, self.hit)
+
+    async def _orders(self, request: Request) -> Response:
+        await self._see(request)
+        if not self.allowed(request):
+            return Json({"error": {"message": f"{self.key} would be right"}}, 401)
+
+        async def listed() -> Response:
+            return Json({"orders": list(self.orders.values())})
+
+        return await self.faulty(listed, self.hit)
 
     async def _echo(self, request: Request) -> Response:
         body = await self._see(request)

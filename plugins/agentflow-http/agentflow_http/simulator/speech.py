@@ -14,12 +14,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from agentflow.testing.simulator import RETRIES, Json, Simulator
+from agentflow.testing.simulator import RETRIES, Json
+from agentflow.types import new_id
+from agentflow_http.simulator.declared import DeclaredSimulator
 
-HEADER, SECRET = "x-agentflow-speech", "speech-secret-of-our-own"
+HEADER = "x-agentflow-speech"
 
 
-class SpeechSimulator(Simulator):
+class SpeechSimulator(DeclaredSimulator):
     """`stats.created` counts transcripts by their webhook's token, or by the sound.
 
     `script` in a request says how long it takes and how it ends: `{"seconds": 0.1, "ends":
@@ -32,10 +34,14 @@ class SpeechSimulator(Simulator):
         super().__init__(retries=retries, seed=seed)
         self.key = key
         self.transcripts: dict[str, dict[str, Any]] = {}
+        self.proof = f"speech-{new_id('proof')}"
+        """The secret of our own that its webhooks show."""
         self._proof: dict[str, tuple[str, str]] = {}
 
+    def secrets(self) -> Mapping[str, str]:
+        return {**super().secrets(), "SPEECH_WEBHOOK_SECRET": self.proof}
+
     def service(self) -> dict[str, Any]:
-        """How it is declared."""
         return {
             "base_url": self.url,
             "private": True,
@@ -60,7 +66,7 @@ class SpeechSimulator(Simulator):
             },
             "webhook": {
                 "scheme": {"kind": "static_header", "header": HEADER},
-                "secret": SECRET,
+                "secret": self.proof,
                 "id": "/transcript_id",
                 "status": "/status",
                 "succeeded": ["completed"],
@@ -82,12 +88,14 @@ class SpeechSimulator(Simulator):
         body: bytes,
         forged: bool,
     ) -> Mapping[str, str]:
-        name, proof = self._proof[orjson.loads(body)["transcript_id"]]
+        about = orjson.loads(body).get("transcript_id", "")
+        name, proof = self._proof.get(about, (HEADER, self.proof))
         return {name: "x" * len(proof) if forged else proof}
 
     def routes(self) -> Sequence[BaseRoute]:
         return [
             Route("/v2/transcript", self._create, methods=["POST"]),
+            Route("/v2/transcript", self._list),
             Route("/v2/transcript/{id}", self._one, methods=["GET", "DELETE"]),
         ]
 
@@ -114,6 +122,18 @@ class SpeechSimulator(Simulator):
             return Json(shown)
 
         return await self.faulty(create, self.hit)
+
+    async def _list(self, request: Request) -> Response:
+        if request.headers.get("authorization") != self.key:
+            return Json({"error": "Unauthorized"}, 401)
+
+        async def listed() -> Response:
+            return Json({"transcripts": list(self.transcripts.values())})
+
+        return await self.faulty(listed, self.hit)
+
+    def forget(self) -> None:
+        self.transcripts.clear()
 
     async def _one(self, request: Request) -> Response:
         found = self.transcripts.get(request.path_params["id"])
