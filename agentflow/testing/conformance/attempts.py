@@ -4,6 +4,7 @@ would make of what they return or raise."""
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -14,6 +15,7 @@ import structlog
 
 from agentflow.core.events import Failed, Succeeded
 from agentflow.core.providers import Outcome, Task
+from agentflow.core.results import Artifact, Custody
 from agentflow.errors import InvalidInput
 from agentflow.plugins.catalogue import Ready
 from agentflow.testing.conformance.order import HERE
@@ -37,10 +39,16 @@ class Attempts:
         return self.sim.stats.counts["asked"]
 
     async def make(
-        self, task: Task[Any], input: Any, *, timeout: float = 15.0, webhook: str | None = None
+        self,
+        task: Task[Any],
+        input: Any,
+        *,
+        timeout: float | None = None,
+        webhook: str | None = None,
     ) -> Outcome:
-        """What one call of the task's function comes to."""
+        """What one call of the task's function comes to; `timeout` instead of the policy's."""
         task = self._own(task)
+        timeout = timeout or task.policy.timeout
         call = self.call(timeout, webhook)
         unsure = not task.policy.repeatable
         try:
@@ -82,6 +90,7 @@ class Attempts:
             log=structlog.get_logger("conformance"),
             on_progress=lambda _fraction, _message: None,
             open_artifact=self._open,
+            keep_artifact=self._keep,
         )
 
     def with_files(self, input: Any) -> Any:
@@ -105,6 +114,13 @@ class Attempts:
         if id not in self.files:
             raise InvalidInput(f"There is no file {id} in custody")
         yield _once(self.files[id])
+
+    async def _keep(self, chunks: AsyncIterator[bytes], name: str, media_type: str) -> Artifact:
+        content = b"".join([chunk async for chunk in chunks])
+        return Artifact(
+            None, name, media_type, status=Custody.STORED, size=len(content), key=name,
+            sha256=hashlib.sha256(content).hexdigest(),
+        )  # fmt: skip
 
     async def close(self) -> None:
         await self.http.aclose()

@@ -85,11 +85,24 @@ class Failing(Subject):
         if task.policy.repeatable:
             pytest.skip(f"{task.name} is harmless to repeat")
         async with self.attempts() as attempts:
-            attempts.sim.faults.update({fault: 1})
-            outcome = await attempts.make(task, order.input, timeout=1.5)
+            attempts.sim.faults.update({fault: 1}, hang_seconds=1.0)
+            outcome = await attempts.make(task, order.input)
             assert attempts.sim.stats.faults[fault], f"the simulator does not play {fault}"
             assert kind(outcome) == "outcome_unknown", f"after a {fault} it is {said(outcome)}"
             assert attempts.asked == 1, f"asked {attempts.asked} times: switch the retries off"
+
+    @in_loop
+    async def test_a_create_that_takes_too_long_is_unknown(self, order: Order) -> None:
+        """The time of the call is up while the provider works on it."""
+        task = self.task(order)
+        if task.policy.repeatable:
+            pytest.skip(f"{task.name} is harmless to repeat")
+        async with self.attempts() as attempts:
+            attempts.sim.faults.update(hang=1)
+            outcome = await attempts.make(task, order.input, timeout=1.5)
+            if not attempts.asked:
+                pytest.skip(f"{task.name} makes no create where it has a second only")
+            assert kind(outcome) == "outcome_unknown", f"out of time it is {said(outcome)}"
 
     @in_loop
     async def test_a_slow_answer_is_waited_for(self, order: Order) -> None:

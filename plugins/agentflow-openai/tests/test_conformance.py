@@ -23,6 +23,16 @@ def respond(*, background: bool = False, **script: Any) -> dict[str, Any]:
     return {**ASK, "background": background, "metadata": {"simulate": json.dumps(script)}}
 
 
+def batch(*words: str, **script: Any) -> dict[str, Any]:
+    """A batch of a request for each word, the whole of it as the script says."""
+    said = [{"role": "user", "content": word} for word in words]
+    items = [
+        {"custom_id": f"n{n}", "request": {"model": "gpt-x", "messages": [each]}}
+        for n, each in enumerate(said)
+    ]
+    return {"items": items, "metadata": {"simulate": json.dumps(script)}}
+
+
 ENDS = (
     ({"outcome": "failed", "code": "bio_policy"}, "failed", "content_rejected"),
     ({"outcome": "failed", "code": "invalid_prompt"}, "failed", "invalid_input"),
@@ -99,6 +109,23 @@ class TestOpenAI(PluginConformance):
                     result={"output": {"output": {"said": "hello"}}},
                 ),
             ),
+        ),
+        Order(
+            "batch",
+            batch("one", "two"),
+            later=True,
+            result={
+                "output": {
+                    "counts": {"total": 2, "succeeded": 2, "failed": 0},
+                    "items": [
+                        {"custom_id": "n0", "reply": {"text": "You said: one"}},
+                        {"custom_id": "n1", "reply": {"text": "You said: two"}},
+                    ],
+                },
+                "usage": {"input_tokens": 24, "output_tokens": 14},
+            },
+            slow=batch("one", outcome="never"),
+            refused=({"items": []}, {"items": [{"custom_id": "x"}]}),
         ),
         Order(
             "embed",

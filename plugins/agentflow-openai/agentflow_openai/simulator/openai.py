@@ -77,8 +77,9 @@ class OpenAISimulator(Simulator):
         }
 
     def forget(self) -> None:
-        """Drop every response, as OpenAI does with those it is not to store."""
+        """Drop every response, as OpenAI does with those it is not to store, and every batch."""
         self.works.clear()
+        self.batches.all.clear()
 
     def _post(self, path: str, endpoint: Endpoint) -> Route:
         return Route(path, self._known(endpoint), methods=["POST"])
