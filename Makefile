@@ -8,7 +8,7 @@ PACKAGES := agentflow $(wildcard $(addsuffix /agentflow_*,$(PLUGINS) examples/fa
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 
 # Of the whole suite: a file of tests at a time on each processor.
-TOGETHER := -n auto --maxprocesses 4 --dist loadfile
+TOGETHER := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 unexport PYTHONHOME PYTHONPATH
 
