@@ -97,7 +97,7 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "session.py",
-            'raise AuthenticationFailed("REPLICATE_API_TOKEN is not set for the worker.")',
+            'raise AuthenticationFailed("REPLICATE_API_TOKEN is not set.")',
             "token = 'r8_none'",
             "a missing key is sent as another",
             "missing_key",
@@ -142,7 +142,7 @@ MUTANTS: list[Mutant] = [
         "openai",
         (
             "provider.py",
-            "if type in ABOUT_RESPONSES and id:",
+            "if type in ABOUT_WORK and id:",
             "if type.startswith('resp') and id:",
             "types of the future are facts",
             "unknown_yet",
@@ -206,9 +206,9 @@ MUTANTS: list[Mutant] = [
             "do_not_know or end_is_told",
         ),
         (
-            "models.py",
-            'found = sorted(made["data"], key=lambda each: each["index"])',
-            'found = list(made["data"])',
+            "content.py",
+            "for n in sorted(vectors)",
+            "for n in vectors",
             "vectors are in the wrong order",
             "ends_as_it_says",
         ),
