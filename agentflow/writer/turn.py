@@ -10,13 +10,12 @@ import structlog
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from agentflow.core.events import Envelope, OverBudget, Source, Started, Woke
-from agentflow.core.job import Job, Phase, Status
+from agentflow.core.job import Phase, Status
 from agentflow.core.submission import NewJob
-from agentflow.core.transition import Effect, Ring
+from agentflow.core.transition import Effect
 from agentflow.errors import UsageError
 from agentflow.store.budgets import Budget, Known, remove_budget, set_budget
 from agentflow.store.pauses import clear_pause, ring_resumed, set_pause
-from agentflow.store.rows import dumps, loads
 from agentflow.store.sql import Sql
 from agentflow.store.usage import record_usage
 from agentflow.telemetry import traces
@@ -48,7 +47,7 @@ from agentflow.writer.inbox import (
     unpark,
 )
 from agentflow.writer.ledger import Ledger
-from agentflow.writer.loading import Beside, due_jobs, existing, known_envelopes, load_jobs
+from agentflow.writer.loading import due_jobs, existing, known_envelopes, load_jobs
 from agentflow.writer.poison import keep_poison
 from agentflow.writer.purse import Purse, Refused, Waits
 from agentflow.writer.replays import handler_retries
@@ -60,6 +59,7 @@ from agentflow.writer.runs import (
     run_all,
     run_row,
 )
+from agentflow.writer.saying import chore_of, envelope_of, grant, holds, message_of
 from agentflow.writer.tools import Tools
 
 log = structlog.get_logger(__name__)
@@ -205,7 +205,7 @@ class Turn:
     def _envelope(self, heard: Heard) -> Envelope | None:
         if isinstance(heard.said, Claim) and holds(self.paused, heard.said):
             return None
-        return _envelope(heard, self.now)
+        return envelope_of(heard, self.now)
 
     def _wanted(self, id: str) -> bool:
         return self.only is None or id == self.only
@@ -468,70 +468,3 @@ class Turn:
                 self.done.answers.append((heard, grant(self.batch, heard.said, self.tools)))
             else:
                 self.done.answers.append((heard, None))
-
-
-def holds(paused: set[str], claim: Claim) -> bool:
-    """Whether its task, or its provider, is among those that are paused."""
-    return bool(paused & {claim.task, claim.task.partition(".")[0]})
-
-
-def _envelope(heard: Heard, now: datetime) -> Envelope | None:
-    match heard.said:
-        case Claim(job_id=job, attempt=attempt, nonce=nonce, worker=worker, account=account):
-            event = Started(nonce, worker, account, attempt=attempt)
-            return Envelope(f"claim:{attempt}:{nonce}", Source.WORKER, now, job, event)
-        case Envelope():
-            return heard.said
-        case Beat():
-            return None
-
-
-def grant(batch: Batch, claim: Claim, tools: Tools) -> Granted | Denied:
-    """The answer to a claim follows from the job as committed, so a repeated claim gets it too."""
-    job = batch.job(claim.job_id)
-    if job is None:
-        return Denied("no_such_job")
-    if job.status is not Status.RUNNING or job.attempt != claim.attempt:
-        return Denied(job.status.value)
-    if job.current.nonce != claim.nonce:
-        return Denied("granted_to_another")
-    webhooks = tools.catalogue.expects_webhooks(job.task)
-    return Granted(job.policy.timeout, job.deadline, webhooks)
-
-
-def message_of(job: Job, beside: Beside) -> Message:
-    return Message(
-        job.id, job.attempt, job.current.token, job.task, beside.input, job.deadline,
-        beside.priority, beside.trace, job.tenant,
-    )  # fmt: skip
-
-
-def chore_of(job: Job, ring: Ring, trace: str | None) -> Chore | None:
-    """None where there is nothing to name to the provider yet."""
-    attempt = job.numbered(ring.attempt)
-    if attempt is None:
-        return None
-    external_id = ring.external_id or attempt.external_id
-    if ring.effect in {Effect.FETCH, Effect.CANCEL} and external_id is None:
-        return None
-    artifacts = job.result.artifacts if job.result and ring.effect is Effect.COLLECT else ()
-    return Chore(
-        kind=ring.effect.value,
-        job_id=job.id,
-        attempt=ring.attempt,
-        token=attempt.token,
-        task=job.task,
-        tenant=job.tenant,
-        external_id=external_id,
-        since=attempt.started_at or job.created_at,
-        deadline=job.deadline,
-        artifacts=[_plain(a) for a in artifacts],
-        worker=attempt.worker,
-        trace=trace,
-        account=attempt.account,
-    )
-
-
-def _plain(artifact: object) -> dict[str, object]:
-    loaded: dict[str, object] = loads(dumps(artifact))
-    return loaded

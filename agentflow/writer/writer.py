@@ -27,8 +27,9 @@ from agentflow.writer.inbox import received
 from agentflow.writer.loading import due_jobs, next_alarm, ring_again
 from agentflow.writer.owed import Owed
 from agentflow.writer.poison import give_up, keep_poison
+from agentflow.writer.saying import holds
 from agentflow.writer.tools import Tools
-from agentflow.writer.turn import MOST, Done, Turn, holds
+from agentflow.writer.turn import MOST, Done, Turn
 from agentflow.writer.watching import watch
 
 log = structlog.get_logger(__name__)
