@@ -57,8 +57,10 @@ def acme() -> Provider:
     return provider
 
 
-def test_app_is_what_the_package_offers() -> None:
-    assert agentflow.testing.__all__ == ["app"]
+def test_the_package_offers_what_it_names_and_no_more() -> None:
+    offered = ["HERE", "Ends", "Order", "PluginConformance", "Simulator", "app"]
+    assert offered == agentflow.testing.__all__
+    assert all(hasattr(agentflow.testing, name) for name in offered)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         agentflow.testing.nothing  # noqa: B018
 
