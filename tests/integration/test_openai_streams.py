@@ -65,7 +65,8 @@ async def world(data: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wo
     async with simulator(new_secret(), "sk-test").serve() as sim:
         for name, value in env(sim).items():
             monkeypatch.setenv(name, value)
-        app = AgentFlow(policies={t: {"backoff": 0.05} for t in ("openai.respond", "openai.chat")})
+        hasty = {"backoff": 0.05, "unknown_checks": 1}
+        app = AgentFlow(policies=dict.fromkeys(("openai.respond", "openai.chat"), hasty))
         app._settings = Settings(data_dir=data, port=port, grace=0.2)
         url = f"http://127.0.0.1:{port}"
         async with (

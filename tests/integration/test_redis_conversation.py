@@ -19,11 +19,14 @@ from agentflow.core.events import Envelope, Progressed, Source
 from agentflow.transport import redis_conversation
 from agentflow.transport.bus import Bus
 from agentflow.transport.conversation import Beat, Claim, Denied, Granted
+from agentflow.transport.live import Limits
 from agentflow.transport.redis import RedisTransport
 from agentflow.transport.redis_conversation import RedisHeard, RedisWorkerSide, RedisWriterSide
 from agentflow.transport.redis_link import EVENTS, Link, connect, replies
 from agentflow.transport.wire import dump_said, load_said
 from agentflow.types import JobId
+
+LIMITS = Limits(job=1000, total=1000, keep=1.0)
 
 DATABASES = ()
 
@@ -270,7 +273,7 @@ async def test_every_web_process_is_told_what_changed(redis_url: str, talk: Talk
         for each in told:
             bus = Bus()
             bus.watchers.append(each.extend)
-            web = RedisTransport(redis_url, "web", ["fake"], bus, lambda: 0)
+            web = RedisTransport(redis_url, "web", ["fake"], bus, lambda _, __: 0, LIMITS)
             await web.start(frozenset({"web"}))
             stack.push_async_callback(web.stop)
         await until(lambda: _is(_subscribers(talk.redis), 2))

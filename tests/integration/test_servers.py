@@ -271,7 +271,8 @@ def test_root_on_debian_installs_them_without_starting_any(
     apt = tmp_path / "apt-get"
     apt.write_text(f'#!/bin/sh\n"{policy}"; echo "$? $*" >> "{log}"\necho broken >&2\nexit 100\n')
     apt.chmod(0o755)
-    answers = iter(["These are missing."] + ([] if works else ["These are missing."] * 2))
+    # Asked first, again when it is this process's turn to install, and after that.
+    answers = iter(["These are missing."] * (2 if works else 4))
     monkeypatch.setattr(programs, "missing", lambda: next(answers, None))
     monkeypatch.setattr(programs, "POLICY", policy)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -367,8 +368,8 @@ def test_on_both_each_test_runs_on_each_that_suits_it(some: Path) -> None:
         "integration/test_lite.py::test_told none",
         "integration/test_shared.py::test_shared[sqlite-1] none",
         "integration/test_shared.py::test_shared[sqlite-2] none",
-        "integration/test_shared.py::test_shared[postgres-1] test_3",
-        "integration/test_shared.py::test_shared[postgres-2] test_3",
+        "integration/test_shared.py::test_shared[postgres-1] copy_3",
+        "integration/test_shared.py::test_shared[postgres-2] copy_3",
     ]
 
 
