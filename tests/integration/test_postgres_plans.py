@@ -80,6 +80,9 @@ class Plans:
 
 SEQ = "Seq Scan"
 
+NOW = datetime.now(UTC)
+"""Of the data, too: the tests of a whole suite begin long after they were collected."""
+
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield plan
@@ -99,7 +102,7 @@ def shown(plan: dict[str, Any]) -> str:
 @pytest.fixture(scope="module")
 def crowded(postgres: Postgres, template: str) -> Iterator[str]:
     with postgres.database(template) as url:
-        fill(postgres, url.rpartition("/")[2], JOBS)
+        fill(postgres, url.rpartition("/")[2], JOBS, NOW)
         yield url
 
 
@@ -117,7 +120,6 @@ async def plans(
         await store.close()
 
 
-NOW = datetime.now(UTC)
 MIDDLE = JOBS // 2
 
 Asked = Callable[[Sql], Awaitable[Any]]

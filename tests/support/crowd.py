@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from support.servers import Postgres
 
 EACH = """
@@ -97,9 +99,11 @@ THEIRS = (
 )
 
 
-def fill(server: Postgres, database: str, jobs: int) -> None:
-    """Job `i`, of 1 to `jobs`, is `job_` and `i` in 32 hexadecimal digits; each has three entries
-    of history, two tags, an attempt and a delivery. What is open is new: the last tenth."""
+def fill(server: Postgres, database: str, jobs: int, now: datetime) -> None:
+    """As of `now`, whenever that was. Job `i`, of 1 to `jobs`, is `job_` and `i` in 32 hexadecimal
+    digits; each has three entries of history, two tags, an attempt and a delivery. What is open is
+    new: the last tenth."""
     statements = [EACH, JOBS, *THEIRS]
-    server.sql(";".join(each.format(jobs=jobs) for each in statements), database)
+    said = ";".join(each.format(jobs=jobs) for each in statements)
+    server.sql(said.replace("now()", f"timestamptz '{now.isoformat()}'"), database)
     server.sql("VACUUM ANALYZE", database)
