@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Awaitable
+from dataclasses import dataclass
 from pathlib import Path
 
 from agentflow_replicate.simulator import ReplicateSimulator, simulator
 from chaos.clients import Clients
 from chaos.cluster import PROVIDER_FAULTS, cluster
 from chaos.faults import Storm
+from chaos.storm import Outcome
 from support.crash.books import Books, read_postgres, read_sqlite
 from support.crash.checks import counted, wrong
 from support.crash.server import Server, all_final
@@ -39,12 +41,6 @@ class Plan:
     scale: float = 1.0
     patience: float = 180.0
     checks: int = 2
-
-
-@dataclass
-class Outcome:
-    problems: list[str] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
 
 
 async def embedded(plan: Plan, folder: Path) -> Outcome:
@@ -105,12 +101,12 @@ def _settings(world: Providers, plan: Plan) -> dict[str, str]:
     return {**world.env, "CRASH_TASKS": " ".join(TASKS), "CRASH_CHECKS": str(plan.checks)}
 
 
-async def _ended(submitting: asyncio.Task[None], final: object, plan: Plan) -> Outcome:
+async def _ended(submitting: asyncio.Task[None], final: Awaitable[None], plan: Plan) -> Outcome:
     outcome = Outcome()
     try:
         async with asyncio.timeout(plan.patience + plan.jobs / plan.rate):
             await submitting
-            await final  # type: ignore[misc]
+            await final
     except TimeoutError:
         outcome.problems.append(f"not all was final {plan.patience:g} s after the storm")
     return outcome
