@@ -51,11 +51,11 @@ async def stretch(tenant: str, after: Position, limit: int) -> Stretch:
     Nothing is ever stored before an entry that was given. On SQLite one transaction writes at a
     time, and ids are never used again, so ids grow as commits do. PostgreSQL gives out ids before
     the commit: 7 may be seen while 6 is not. There an entry bears the number of its transaction
-    (`xact`, 64 bits, never used again), and only those below `pg_snapshot_xmin` are given: below
-    the oldest transaction still open. Whoever has a lower number has ended, so its entries are
-    seen or will never be; whoever begins now gets a higher number. Hence the entries below this
-    mark are complete, and their order by `(xact, id)` is final. The price is that the feed waits
-    for the oldest transaction of the server that has written something, anybody's.
+    (`xact`, 64 bits, never used again), and only those below the oldest transaction still open are
+    given. Whoever has a lower number has ended, so its entries are seen or will never be; whoever
+    begins now gets a higher number. Hence the entries below this mark are complete, and their
+    order by `(xact, id)` is final. The price is that the feed waits for the oldest transaction of
+    the database that has written something, anybody's.
     """
     sql = Reader()
     rows = await sql.rows(
@@ -83,4 +83,19 @@ async def end(tenant: str) -> Position:
 def _settled(sql: Reader) -> str:
     if not sql.postgres:
         return "1 = 1"
-    return '("xact" < pg_snapshot_xmin(pg_current_snapshot())::text::bigint)'
+    return f'("xact" < ({_OLDEST}))'
+
+
+# Numbers are given out by the server, so a restore of another database beside ours would hold the
+# feed for hours: what is seen to be another database's does not count. A standby's snapshot lists
+# none (`xip` is empty, PostgreSQL 13-17, procarray.c), so there the server's oldest counts.
+_OLDEST = """
+    SELECT (CASE WHEN count(*) = 0 THEN pg_snapshot_xmin(pg_current_snapshot()) ELSE coalesce(
+        min(number) FILTER (WHERE (number::xid IN (
+            SELECT held.transactionid FROM pg_locks AS held
+            JOIN pg_stat_activity AS session ON session.pid = held.pid
+            JOIN pg_database AS ours ON ours.datname = current_database()
+            WHERE held.locktype = 'transactionid' AND held.mode = 'ExclusiveLock'
+            AND session.datid <> ours.oid
+        )) IS NOT TRUE), pg_snapshot_xmax(pg_current_snapshot())) END)::text::bigint
+    FROM pg_snapshot_xip(pg_current_snapshot()) AS number"""

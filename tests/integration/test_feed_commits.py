@@ -15,6 +15,7 @@ import orjson
 import pytest
 import pytest_asyncio
 from support.patience import PATIENCE
+from support.servers import Postgres
 
 from agentflow import Settings
 from agentflow.store import feed
@@ -99,6 +100,46 @@ async def test_a_transaction_counts_from_its_first_write(writers: list[Writer]) 
     await older.write("a")
     await older.end()
     assert await given() == ["b", "a"]
+
+
+async def test_another_database_of_the_server_holds_nobody(
+    writers: list[Writer], postgres: Postgres
+) -> None:
+    one, *_ = writers
+    with postgres.database() as url:
+        elsewhere = await asyncpg.connect(url)
+        try:
+            await elsewhere.execute("BEGIN; CREATE TABLE restored (id int)")
+            await one.write("a")
+            found = await stretch(DEFAULT_TENANT, START, 10)
+            assert ([entry["job_id"] for _, entry in found.entries], found.held) == (["a"], False)
+            assert await feed.end(DEFAULT_TENANT) == found.end(START)
+        finally:
+            await elsewhere.close()
+
+
+async def test_a_login_with_few_rights_sees_the_same(
+    writers: list[Writer], postgres: Postgres
+) -> None:
+    """PostgreSQL shows it of others' sessions only their database: that is enough."""
+    older, newer, reader, _ = writers
+    given_now = f"SELECT count(*) FROM agentflow_history WHERE xact < ({feed._OLDEST})"
+    with postgres.database() as url:
+        elsewhere = await asyncpg.connect(url)
+        await reader.session.execute(
+            "CREATE ROLE onlooker; GRANT SELECT ON agentflow_history TO onlooker; SET ROLE onlooker"
+        )
+        try:
+            await elsewhere.execute("BEGIN; CREATE TABLE restored (id int)")
+            await older.begin()
+            await older.write("a")
+            await newer.write("b")
+            assert await reader.session.fetchval(given_now) == 0
+            await older.end()
+            assert await reader.session.fetchval(given_now) == 2
+        finally:
+            await elsewhere.close()
+            await reader.session.execute("RESET ROLE; DROP OWNED BY onlooker; DROP ROLE onlooker")
 
 
 async def test_entries_of_one_transaction_stay_together(writers: list[Writer]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 from support.fakes import Fake, deliver, reasons, rows, running, tell, until
+from support.patience import PATIENCE
 
 from agentflow import Accepted, Policy, Progressed, Result, Succeeded
 from agentflow.core.events import Envelope, Source, Started
@@ -314,7 +315,9 @@ async def test_an_outcome_in_the_spool_is_reported_before_its_attempt_is_given_u
     async with running(tmp_path, Fake()) as app:
         view = await until(app, job.id, "succeeded")
         assert view["result"]["output"] == "paid for"
-        assert (tmp_path / "spool.jsonl").read_bytes() == b""
+        async with asyncio.timeout(PATIENCE):  # it is told so after the commit
+            while (tmp_path / "spool.jsonl").read_bytes():
+                await asyncio.sleep(0.01)
 
 
 async def test_news_for_an_unknown_job_is_confirmed_and_forgotten(tmp_path: Path) -> None:
