@@ -19,7 +19,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 from support.fakes import Fake, deliver, rows, running, tell, until
 from support.patience import PATIENCE
-from support.serving import free_port, http_server
+from support.servers import free_port
+from support.serving import http_server
 from support.shop.ledger import Entry
 from support.shop.models import Note
 from tortoise import Tortoise

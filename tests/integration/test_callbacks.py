@@ -19,7 +19,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from support.fakes import Fake, rows, running, until
 from support.patience import PATIENCE
-from support.serving import free_port, http_server
+from support.servers import free_port
+from support.serving import http_server
 
 from agentflow import AgentFlow, InvalidInput, Policy, Result
 from agentflow.core.submission import CALLBACK_TASK

@@ -15,7 +15,8 @@ from agentflow_replicate import simulator as replicate_simulator
 from agentflow_sendgrid import simulator as sendgrid_simulator
 from support.cli import Ran, agentflow
 from support.openai import HELLO, World
-from support.serving import free_port, http_server
+from support.servers import free_port
+from support.serving import http_server
 
 from agentflow import AgentFlow, Settings
 from agentflow.app import standalone

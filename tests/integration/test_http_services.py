@@ -15,7 +15,7 @@ import pytest
 from agentflow_http.simulator import QueueSimulator, SpeechSimulator
 from support.declared import Declared, declared
 from support.fakes import rows
-from support.serving import free_port
+from support.servers import free_port
 
 import agentflow
 from agentflow.store import queries

@@ -17,7 +17,8 @@ import httpx
 import pytest
 from agentflow_openai.simulator import OpenAISimulator, env, simulator
 from support.poet import Heard, hear, listening
-from support.serving import free_port, http_server
+from support.servers import free_port
+from support.serving import http_server
 
 from agentflow import AgentFlow, Client, ModelReply, Settings
 from agentflow.app import standalone

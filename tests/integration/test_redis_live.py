@@ -15,8 +15,8 @@ import pytest_asyncio
 from pydantic import SecretStr
 from support.poet import Heard, Poet, hear, listening
 from support.proxy import Proxy
-from support.servers import RedisServer
-from support.serving import free_port, http_server
+from support.servers import RedisServer, free_port
+from support.serving import http_server
 
 from agentflow import AgentFlow, Settings
 from agentflow.app import standalone

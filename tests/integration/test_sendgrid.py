@@ -14,7 +14,8 @@ import pytest
 from agentflow_sendgrid.simulator import SendGridSimulator, env, simulator
 from support.fakes import reasons, rows
 from support.patience import PATIENCE
-from support.serving import free_port, http_server
+from support.servers import free_port
+from support.serving import http_server
 
 from agentflow import AgentFlow, Settings
 from agentflow.app import standalone

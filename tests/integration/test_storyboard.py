@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from agentflow_replicate.simulator import env, simulator
-from support.serving import free_port, http_server
+from support.servers import free_port
+from support.serving import http_server
 
 from agentflow import Artifact, Canceled, ContentRejected, Failed, Result, Succeeded, testing
 from agentflow.testing.application import AppUnderTest

@@ -17,7 +17,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from agentflow import AgentFlow, Call, Limit, Policy, Provider
-from support.serving import free_port, http_server
+from support.servers import free_port
+from support.serving import http_server
 
 PER_SECOND, AT_ONCE = 50, 10
 

@@ -16,7 +16,8 @@ from agentflow import AgentFlow, Settings
 from agentflow.app import standalone
 from agentflow.store import queries
 from support.fakes import rows
-from support.serving import free_port, http_server
+from support.servers import free_port
+from support.serving import http_server
 
 HASTY = {"backoff": 0.05, "unknown_checks": 1}
 

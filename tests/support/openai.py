@@ -18,7 +18,8 @@ from agentflow import AgentFlow, Artifact, Result, Settings
 from agentflow.app import standalone
 from agentflow.store import queries
 from agentflow.webhooks.signatures import new_secret
-from support.serving import free_port, http_server
+from support.servers import free_port
+from support.serving import http_server
 
 KEY = "sk-test-very-secret-key"
 HELLO = {"model": "gpt-x", "messages": [{"role": "user", "content": "hello"}]}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from agentflow_replicate.simulator import ReplicateSimulator, env, simulator
 from agentflow import AgentFlow, Settings
 from agentflow.app import standalone
 from agentflow.webhooks.signatures import new_secret
+from support.servers import free_port
 
 
 @dataclass
@@ -26,12 +26,6 @@ class Served:
     http: httpx.AsyncClient
     app: AgentFlow
     sim: ReplicateSimulator
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @asynccontextmanager

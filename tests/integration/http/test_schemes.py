@@ -20,7 +20,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from support.fakes import rows
-from support.serving import free_port, http_server
+from support.servers import free_port
+from support.serving import http_server
 
 from agentflow import AgentFlow, Ed25519Jwks, Provider, Settings, StaticHeader
 from agentflow.app import standalone

@@ -13,7 +13,7 @@ import httpx
 from agentflow_replicate.simulator import ReplicateSimulator, env
 
 from agentflow.core.job import FINAL, Status
-from support.serving import free_port
+from support.servers import free_port
 
 TESTS = Path(__file__).parents[2]
 
