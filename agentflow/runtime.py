@@ -278,6 +278,7 @@ class Runtime:
             now=self.clock.now(),
             tenant=tenant,
             webhooks=self.catalogue.expects_webhooks(task.name),
+            max_input=self.settings.max_input,
         )
         return replace(new, trace=traces.current())
 

@@ -1,13 +1,14 @@
 """The contract between agentflow and a provider's plugin. A plugin only describes; see design 7.
 
 A `Provider` names the service; `@provider.task` wraps one operation; `fetch`, `find` and `cancel`
-say how to ask after it; `@provider.parse` translates webhooks. Functions may be async or plain
-(plain ones run in a thread).
+say how to ask after it, and get the job's input if they have a parameter `input`; `@provider.parse`
+translates webhooks. Functions may be async or plain (plain ones run in a thread).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -173,6 +174,8 @@ class Task(Generic[F]):
     canceler: Callable[..., Any] | None = None
     bounder: Callable[[Json], Mapping[str, float] | None] | None = None
     limits: tuple[Limit, ...] = ()
+    asks_input: bool = False
+    """Whether `fetch`, `find` or `cancel` wants the job's input."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -180,16 +183,19 @@ class Task(Generic[F]):
     def fetch(self, function: F2) -> F2:
         """`fetch(call, external_id) -> Outcome | None`: ask after the work. Raising is no news."""
         self.fetcher = function
+        self.asks_input |= takes_input(function)
         return function
 
     def find(self, function: F2) -> F2:
         """`find(call, token, since) -> external_id | None`: look for a call made by this token."""
         self.finder = function
+        self.asks_input |= takes_input(function)
         return function
 
     def cancel(self, function: F2) -> F2:
         """`cancel(call, external_id) -> Outcome | None`: ask the provider to stop the work."""
         self.canceler = function
+        self.asks_input |= takes_input(function)
         return function
 
     def most(
@@ -370,6 +376,14 @@ class Provider:
         provider was answered, where it tells."""
         self.webhook_tester = function
         return function
+
+
+def takes_input(function: Callable[..., Any]) -> bool:
+    """Whether it has a parameter of the name `input`."""
+    try:
+        return "input" in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # it does not tell
+        return False
 
 
 def several(limits: Limit | Sequence[Limit]) -> tuple[Limit, ...]:

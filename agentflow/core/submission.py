@@ -113,13 +113,23 @@ def prepare(
 
 
 def prepare_adopted(
-    spec: JobSpec, task: Task[Any], external_id: str, *, now: datetime, tenant: str, webhooks: bool
+    spec: JobSpec,
+    task: Task[Any],
+    external_id: str,
+    *,
+    now: datetime,
+    tenant: str,
+    webhooks: bool,
+    max_input: int = 262_144,
 ) -> NewJob:
-    """A job for a call made elsewhere: it waits for the provider from the start.
+    """A job for a call made elsewhere: it waits for the provider from the start. Its input is what
+    that call was made with; it may stay out where the task does not ask for it later.
 
     Raises `InvalidInput` as `prepare` does.
     """
     faults = _faults(spec, now)
+    if task.asks_input:
+        faults += _input_faults(spec, task, max_input)
     if not 1 <= len(external_id) <= 255:
         faults.append(_fault("external_id", "1 to 255 characters"))
     if faults:

@@ -82,6 +82,8 @@ class Chore:
     """Whose work it is at the provider: the attempt's."""
     strays: Sequence[str] = ()
     """For `find`: external ids that webhooks of the provider named and no attempt has."""
+    input: Json = None
+    """For `fetch`, `find` and `cancel` of a task that asks for it: the job's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from agentflow.transport.conversation import Chore, Granted
 from agentflow.types import new_id
 from agentflow.worker.call import Call
 from agentflow.worker.outcomes import news_of, redacted
-from agentflow.worker.running import load, run_function
+from agentflow.worker.running import load, run_function, with_input
 from agentflow.worker.worker import Worker, artifact_key
 
 log = structlog.get_logger(__name__)
@@ -101,8 +101,9 @@ async def _fetch(worker: Worker, chore: Chore) -> None:
         while again:
             worker.fetching[key] = False
             call = _call(worker, chore, task.fetch_timeout)
+            fetch = with_input(task, task.fetcher, chore.input)
             async with asyncio.timeout(task.fetch_timeout):
-                news = news_of(await run_function(task.fetcher, call, chore.external_id), task)
+                news = news_of(await run_function(fetch, call, chore.external_id), task)
             if news is not None:
                 await _report(worker, chore, news)
             again = worker.fetching[key] and not isinstance(news, Succeeded | Failed | Canceled)
@@ -114,10 +115,9 @@ async def _cancel(worker: Worker, chore: Chore) -> None:
     task = worker.catalogue.task(chore.task)
     if task.canceler is None or chore.external_id is None:
         return
+    cancel = with_input(task, task.canceler, chore.input)
     async with asyncio.timeout(CHORE_TIMEOUT):
-        news = news_of(
-            await run_function(task.canceler, _call(worker, chore), chore.external_id), task
-        )
+        news = news_of(await run_function(cancel, _call(worker, chore), chore.external_id), task)
     if news is not None:
         await _report(worker, chore, news)
     else:
@@ -128,9 +128,10 @@ async def _find(worker: Worker, chore: Chore) -> None:
     task = worker.catalogue.task(chore.task)
     if task.finder is None:
         return
+    find = with_input(task, task.finder, chore.input)
     async with asyncio.timeout(CHORE_TIMEOUT):
         call = replace(_call(worker, chore), strays=chore.strays)
-        found = await run_function(task.finder, call, chore.token, chore.since)
+        found = await run_function(find, call, chore.token, chore.since)
     if found is not None:
         await _report(worker, chore, Accepted(str(found)))
 

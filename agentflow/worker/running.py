@@ -9,8 +9,15 @@ import sys
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
+from functools import partial
 from importlib import import_module
 from typing import Any
+
+from pydantic import ValidationError
+
+from agentflow.core.providers import Task, takes_input
+from agentflow.errors import InvalidInput
+from agentflow.types import Json
 
 
 async def run_function(function: Any, *args: Any) -> Any:
@@ -19,6 +26,19 @@ async def run_function(function: Any, *args: Any) -> Any:
         return await function(*args)
     returned = await in_thread(function, *args)
     return await returned if inspect.isawaitable(returned) else returned
+
+
+def with_input(task: Task[Any], function: Callable[..., Any], input: Json) -> Callable[..., Any]:
+    """A task's `fetch`, `find` or `cancel`, the job's input in hand if it asks for that. Raises
+    `InvalidInput`, without showing it, for one that the task's model refuses by now."""
+    if not takes_input(function):
+        return function
+    try:
+        return partial(function, input=task.validate(input))
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(["input", *map(str, fault["loc"])])
+        raise InvalidInput(f"The job's input does not fit: {place}: {fault['msg']}") from None
 
 
 async def load(module: str | None) -> None:

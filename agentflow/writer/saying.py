@@ -7,6 +7,7 @@ from datetime import datetime
 from agentflow.core.events import Envelope, Source, Started
 from agentflow.core.job import Job, Status
 from agentflow.core.transition import Effect, Ring
+from agentflow.plugins.catalogue import Catalogue
 from agentflow.store.rows import dumps, loads
 from agentflow.transport.conversation import Beat, Chore, Claim, Denied, Granted, Heard, Message
 from agentflow.writer.batch import Batch
@@ -50,7 +51,10 @@ def message_of(job: Job, beside: Beside) -> Message:
     )  # fmt: skip
 
 
-def chore_of(job: Job, ring: Ring, trace: str | None) -> Chore | None:
+_QUESTIONS = frozenset({Effect.FETCH, Effect.FIND, Effect.CANCEL})
+
+
+def chore_of(job: Job, ring: Ring, beside: Beside, catalogue: Catalogue) -> Chore | None:
     """None where there is nothing to name to the provider yet."""
     attempt = job.numbered(ring.attempt)
     if attempt is None:
@@ -58,6 +62,8 @@ def chore_of(job: Job, ring: Ring, trace: str | None) -> Chore | None:
     external_id = ring.external_id or attempt.external_id
     if ring.effect in {Effect.FETCH, Effect.CANCEL} and external_id is None:
         return None
+    task = catalogue.tasks.get(job.task)
+    asks = ring.effect in _QUESTIONS and task is not None and task.asks_input
     artifacts = job.result.artifacts if job.result and ring.effect is Effect.COLLECT else ()
     return Chore(
         kind=ring.effect.value,
@@ -71,8 +77,9 @@ def chore_of(job: Job, ring: Ring, trace: str | None) -> Chore | None:
         deadline=job.deadline,
         artifacts=[_plain(a) for a in artifacts],
         worker=attempt.worker,
-        trace=trace,
+        trace=beside.trace,
         account=attempt.account,
+        input=beside.input if asks else None,
     )
 
 

@@ -444,7 +444,7 @@ class Turn:
                 if held.job.status is Status.QUEUED and ring.attempt == held.job.attempt:
                     self.done.messages.append(message_of(held.job, held.beside))
             else:
-                chore = chore_of(held.job, ring, held.beside.trace)
+                chore = chore_of(held.job, ring, held.beside, self.tools.catalogue)
                 if chore is not None:
                     self.done.chores.append(chore)
         if held.job.status is Status.QUEUED and held.before.status is Status.RUNNING:

@@ -62,17 +62,21 @@ def test_a_plugin_that_breaks_a_rule_is_told_which(acme: Path) -> None:
     provider = acme / "agentflow_acme_two" / "provider.py"
     text = provider.read_text(encoding="utf-8").replace('case {"status": "stopped"}', "case []")
     text = text.replace('extra="forbid"', "")
+    text = text.replace(
+        "fetch(call: Call, external_id", "fetch(call: Call, inputs: Run, external_id"
+    )
     provider.write_text(text, encoding="utf-8")
-    words = ["plugins", "test", str(acme), "-k", "misspelled or says_who"]
+    words = ["plugins", "test", str(acme), "-k", "misspelled or says_who or take_what"]
     said = agentflow(*words, "--json", env=installed(acme))
     assert said.code == 1, said.err
     found = {check["name"]: check for check in said.json["checks"]}
-    assert (said.json["done"], said.json["passed"], said.json["failed"]) == (False, 1, 1)
-    (failed,) = [check for check in found.values() if check["outcome"] == "failed"]
-    assert "say extra='forbid' in the model_config" in failed["said"]
+    assert (said.json["done"], said.json["passed"], said.json["failed"]) == (False, 1, 2)
+    failed = "\n".join(c["said"] for c in found.values() if c["outcome"] == "failed")
+    assert "say extra='forbid' in the model_config" in failed
+    assert "'external_id': a function is given call, external_id" in failed
     shown = agentflow(*words, env=installed(acme))
     assert "a misspelled input is refused" in shown.out
-    assert "The plugin is not done. 1 passed, 1 failed." in shown.out
+    assert "The plugin is not done. 1 passed, 2 failed." in shown.out
 
 
 def test_where_nothing_is_checked_nothing_is_done(tmp_path: Path) -> None:

@@ -17,7 +17,16 @@ from support.patience import PATIENCE
 from support.servers import RedisServer
 from tortoise.transactions import in_transaction
 
-from agentflow import AgentFlow, Policy, Provider, Result, Settings, runtime
+from agentflow import (
+    Accepted,
+    AgentFlow,
+    Policy,
+    Provider,
+    Result,
+    Settings,
+    Succeeded,
+    runtime,
+)
 from agentflow.store.sql import Sql
 from agentflow.transport import redis as redis_transport
 from agentflow.transport.redis_link import LEVELS, Link, calls, connect
@@ -38,7 +47,8 @@ class Work(BaseModel):
 
 
 class Site:
-    """Processes of one installation: `done` are the jobs whose call was made."""
+    """Processes of one installation: `done` are the jobs whose call was made. Work of a negative
+    number goes on at the provider, which has to be told the number again."""
 
     def __init__(self, database: str, redis_url: str, folder: Path) -> None:
         self._settings = {
@@ -53,11 +63,14 @@ class Site:
     async def role(self, mode: Any, **options: Any) -> AsyncIterator[AgentFlow]:
         provider = Provider("fake", webhooks="none")
 
-        async def work(call: Any, input: Work) -> Result:
+        async def work(call: Any, input: Work) -> Result | Accepted:
             self.done.append(call.job_id)
-            return Result(output=input.n)
+            return Accepted("x") if input.n < 0 else Result(output=input.n)
 
-        provider.task("work", input=Work, policy=Policy())(work)
+        async def fetch(call: Any, external_id: str, input: Work) -> Succeeded:
+            return Succeeded(Result(output=[external_id, input.n]))
+
+        provider.task("work", input=Work, policy=Policy(poll_after=0.05))(work).fetch(fetch)
         app = AgentFlow(providers=[provider], plugins=[])
         app._settings = Settings(
             mode=mode, data_dir=next(self._folders), **self._settings, **options
@@ -153,6 +166,12 @@ async def test_every_job_of_a_crowd_is_dispatched_about_once(site: Site, redis: 
         assert most <= AT_MOST
         assert CROWD < await added(redis) <= 1.02 * CROWD
         assert len(site.done) == len(set(site.done)) == CROWD + 1
+
+
+async def test_a_worker_without_a_database_asks_with_the_jobs_input(site: Site) -> None:
+    async with site.role("writer") as writer, site.role("worker"):
+        job = await writer.submit("fake.work", {"n": -7})
+        assert (await job.result(timeout=PATIENCE)).output == ["x", -7]
 
 
 async def test_work_that_redis_lost_is_rung_for_again(

@@ -10,8 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 from pydantic_settings import BaseSettings
+from structlog.testing import capture_logs
 from support.patience import PATIENCE
 
 from agentflow import Accepted, Artifact, Call, Policy, Provider, Result
@@ -409,6 +410,59 @@ async def test_a_fetch_reports_what_the_provider_says(bench: Bench, hand: ByHand
     (event,) = hand.events
     assert (event.result.output, event.external_id, event.attempt) == ("ext", "ext", 1)
     assert hand.heard[0].source == "poll"
+    await worker.close()
+
+
+class Order(BaseModel):
+    model: str
+    steps: int = 4
+
+
+def asked(bench: Bench) -> list[Any]:
+    """What a task's functions will have been given: all but `cancel` want the input."""
+    given: list[Any] = []
+    task = bench.provider.task("do", input=Order)(lambda call, input: None)
+
+    @task.fetch
+    async def fetch(call: Call, external_id: str, input: Order) -> Any:
+        given.append((external_id, input))
+
+    @task.find
+    def find(call: Call, token: str, since: Any, *, input: Order) -> Any:
+        given.append((token, input))
+
+    @task.cancel
+    async def cancel(call: Call, external_id: str) -> Any:
+        given.append(external_id)
+        return Canceled()
+
+    return given
+
+
+async def test_what_is_asked_after_work_gets_the_jobs_input_if_it_has_a_place_for_it(
+    bench: Bench, hand: ByHand
+) -> None:
+    given = asked(bench)
+    worker = bench.make()
+    for kind in ("fetch", "find", "cancel"):
+        await do_chore(worker, chore(kind, input={"model": "flux"}))
+    order = Order(model="flux", steps=4)
+    assert given == [("ext", order), ("t" * 32, order), "ext"]
+    await worker.close()
+
+
+async def test_an_input_that_does_not_fit_any_more_is_not_asked_with_and_not_shown(
+    bench: Bench, hand: ByHand
+) -> None:
+    given = asked(bench)
+    worker = bench.make()
+    with capture_logs() as logs:
+        await do_chore(worker, chore("fetch", input={"model": ["a secret"]}))
+        await do_chore(worker, chore("cancel", input={"model": ["a secret"]}))
+    assert given == ["ext"], "what does not ask for it does not care"
+    (said,) = [line["error"] for line in logs if line["event"] == "Chore failed"]
+    assert "The job's input does not fit: input.model: " in said
+    assert "a secret" not in said
     await worker.close()
 
 

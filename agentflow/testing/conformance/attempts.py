@@ -23,7 +23,7 @@ from agentflow.testing.simulator import Simulator
 from agentflow.types import JobId, Token, new_id, utcnow
 from agentflow.worker.call import Call
 from agentflow.worker.outcomes import failure_of, news_of, outcome_of
-from agentflow.worker.running import run_function
+from agentflow.worker.running import run_function, with_input
 
 
 class Attempts:
@@ -59,16 +59,18 @@ class Attempts:
         except Exception as error:  # whatever a plugin's function raises
             return Failed(failure_of(error, self.ready, task, unsure=unsure))
 
-    async def fetch(self, task: Task[Any], external_id: str) -> Outcome | None:
-        """What the task's `fetch` says. Raises what it raises."""
+    async def fetch(self, task: Task[Any], external_id: str, input: Any) -> Outcome | None:
+        """What the task's `fetch` says of work made with this input. Raises what it raises."""
         task = self._own(task)
         assert task.fetcher is not None
-        return news_of(await run_function(task.fetcher, self.call(), external_id), task)
+        fetch = with_input(task, task.fetcher, self.with_files(input))
+        return news_of(await run_function(fetch, self.call(), external_id), task)
 
-    async def find(self, task: Task[Any], token: str, since: datetime) -> Any:
+    async def find(self, task: Task[Any], token: str, since: datetime, input: Any) -> Any:
         task = self._own(task)
         assert task.finder is not None
-        return await run_function(task.finder, self.call(), token, since)
+        find = with_input(task, task.finder, self.with_files(input))
+        return await run_function(find, self.call(), token, since)
 
     def _own(self, task: Task[Any]) -> Task[Any]:
         """The task as these settings make it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -9,7 +10,7 @@ import orjson
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from agentflow.core.providers import NAME
+from agentflow.core.providers import NAME, takes_input
 from agentflow.testing.conformance.order import Order
 from agentflow.testing.conformance.subject import Subject
 
@@ -95,6 +96,24 @@ class Describing(Subject):
         """By webhook, or by `fetch`; else its job ends at the deadline."""
         task = self.task(late)
         assert self.takes_webhooks or task.fetcher, f"{task.name}: give it a fetch"
+
+    def test_the_questions_take_what_they_are_given(self, order: Order) -> None:
+        """`fetch(call, external_id)`, `find(call, token, since)`, `cancel(call, external_id)`; each
+        of them the job's input as well, if that is how a parameter is called."""
+        task = self.task(order)
+        for function, given in (
+            (task.fetcher, ("call", "external_id")),
+            (task.finder, ("call", "token", "since")),
+            (task.canceler, ("call", "external_id")),
+        ):
+            if function is None:
+                continue
+            more = {"input": "input"} if takes_input(function) else {}
+            try:
+                inspect.signature(function).bind(*given, **more)
+            except TypeError as error:
+                said = ", ".join([*given, *more])
+                raise AssertionError(f"{task.name}: {error}: a function is given {said}") from None
 
     def test_the_policy_leaves_time_to_end(self, order: Order) -> None:
         task = self.task(order)

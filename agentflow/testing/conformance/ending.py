@@ -89,7 +89,7 @@ class Ending(Subject):
             async with self.attempts_on(world) as attempts:
                 task = self.task(slow)
                 if task.fetcher is not None:
-                    state = await attempts.fetch(task, job["external_id"])
+                    state = await attempts.fetch(task, job["external_id"], slow.slow)
                     assert isinstance(state, Canceled), f"at the provider it is {said(state)}"
 
     @in_loop
@@ -125,7 +125,7 @@ class Ending(Subject):
             except NotImplementedError:
                 pytest.skip("the simulator has no forget()")
             async with self.attempts_on(world) as attempts:
-                state = await attempts.fetch(task, job["external_id"])
+                state = await attempts.fetch(task, job["external_id"], late.input)
                 assert kind(state) == "result_lost", f"fetch says {said(state)}"
 
     @in_loop
@@ -136,7 +136,7 @@ class Ending(Subject):
             pytest.skip(f"{task.name} has no fetch")
         async with self.attempts() as attempts:
             for id in ("nobodys", "../..", "a/b?c=d", "é", "x" * 255):
-                fetched = asyncio.ensure_future(attempts.fetch(task, id))
+                fetched = asyncio.ensure_future(attempts.fetch(task, id, late.input))
                 await asyncio.wait([fetched])
                 error = fetched.exception()
                 known = (ProviderFailure, ValueError, httpx.HTTPError, type(None))

@@ -121,7 +121,7 @@ class Reading(Subject):
                 ends = [f.event for f in told.facts if isinstance(f.event, (*FINAL, Changed))]
                 if isinstance(ends[0], Changed):
                     continue  # the webhook is thin: it was the fetch that said it
-                fetched = await attempts.fetch(task, told.job["external_id"])
+                fetched = await attempts.fetch(task, told.job["external_id"], told.input)
                 assert _substance(fetched) == _substance(ends[0]), (
                     f"the webhook says {_substance(ends[0])}, fetch says {_substance(fetched)}"
                 )

@@ -1,12 +1,7 @@
-"""The provider `fal` and its task `fal.run`.
+"""The provider `fal` and its task `fal.run`."""
 
-A request is known by its path, `fal-ai/flux/requests/7d3…`: fal asks for owner and app whenever
-one asks after a request, and only the answer to the create tells them.
-"""
-
-import re
 from typing import Any, TypeAlias
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx
 from agentflow import (
@@ -37,7 +32,8 @@ State: TypeAlias = Progressed | Changed | Succeeded | Failed | Canceled
 
 SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 MODEL = rf"^{SEGMENT}(/{SEGMENT})+$"
-REQUEST = re.compile(rf"{SEGMENT}(/{SEGMENT})+/requests/{SEGMENT}")
+NAMESPACES = ("workflows", "comfy")
+"""Of these an app's name has three segments, of all others two, as fal's own SDK reads them."""
 
 provider = Provider(
     "fal",
@@ -67,21 +63,20 @@ async def run(call: Call, input: Run) -> Accepted:
     where = {"fal_webhook": call.webhook_url} if call.webhook_url else {}
     answer = await ask(call, "POST", input.model, params=where, json=input.input)
     answer.raise_for_status()
-    return Accepted(path_of(answer.json(), input.model))
+    return Accepted(answer.json()["request_id"])
 
 
 @run.fetch
-async def fetch(call: Call, external_id: str) -> State:
+async def fetch(call: Call, external_id: str, input: Run) -> State:
     """The status, and the result once there is one."""
-    if not REQUEST.fullmatch(external_id):
-        return Failed(ResultLost("fal has no such request."))
-    status = await ask(call, "GET", f"{external_id}/status")
+    request = path_of(input.model, external_id)
+    status = await ask(call, "GET", f"{request}/status")
     if status.status_code == 404:
         return Failed(ResultLost("fal knows no such request."))
     status.raise_for_status()
     match status.json():
         case {"status": "COMPLETED"}:
-            return ended(await ask(call, "GET", external_id))
+            return ended(await ask(call, "GET", request))
         case {"status": str(word)}:
             return Progressed(message=word)
         case _:
@@ -89,11 +84,9 @@ async def fetch(call: Call, external_id: str) -> State:
 
 
 @run.cancel
-async def cancel(call: Call, external_id: str) -> State | None:
+async def cancel(call: Call, external_id: str, input: Run) -> State | None:
     """Out of the queue at once; what runs already is only asked to stop, and is looked at again."""
-    if not REQUEST.fullmatch(external_id):
-        return None
-    answer = await ask(call, "PUT", f"{external_id}/cancel")
+    answer = await ask(call, "PUT", f"{path_of(input.model, external_id)}/cancel")
     if answer.status_code in (400, 404):  # it has ended, or is gone: the fetch tells
         return None
     answer.raise_for_status()
@@ -102,14 +95,14 @@ async def cancel(call: Call, external_id: str) -> State | None:
 
 @provider.parse
 def parse(delivery: Delivery) -> list[Fact]:
-    """The one webhook of a request. It names no model: the token in its URL says whose it is."""
+    """The one webhook of a request."""
     try:
         body = delivery.json
     except ValueError:
         return []
     match body:
         case {"request_id": str(id), "status": "OK" | "ERROR"} if id:
-            return [Fact(fact(body), id=id)]
+            return [Fact(fact(body), external_id=id, id=id)]
         case _:
             return []
 
@@ -148,13 +141,11 @@ def failed(body: Any, said: object) -> State:
     return Canceled() if errors.canceled(body) else Failed(errors.failure(body, said))
 
 
-def path_of(made: dict[str, Any], model: str) -> str:
-    """Where a request is asked after. fal says it, and wants nobody to build it."""
-    path = urlsplit(str(made.get("response_url") or "")).path.strip("/")
-    if REQUEST.fullmatch(path):
-        return path
-    owner, app = model.split("/")[:2]
-    return f"{owner}/{app}/requests/{made['request_id']}"
+def path_of(model: str, id: str) -> str:
+    """Where a request is asked after: below its app, without what the model's name has beyond."""
+    segments = model.split("/")
+    app = segments[: 3 if segments[0] in NAMESPACES else 2]
+    return f"{'/'.join(app)}/requests/{quote(id, safe='')}"
 
 
 async def ask(call: Call, method: str, path: str, **more: Any) -> httpx.Response:
@@ -164,7 +155,7 @@ async def ask(call: Call, method: str, path: str, **more: Any) -> httpx.Response
         raise AuthenticationFailed("FAL_KEY is not set for the worker.")
     return await call.http.request(
         method,
-        f"{settings.queue_url.rstrip('/')}/{quote(path)}",
+        f"{settings.queue_url.rstrip('/')}/{path}",
         headers={"Authorization": f"Key {key}"},
         **more,
     )

@@ -6,10 +6,10 @@ from typing import Any
 
 import httpx
 import pytest
-from agentflow import Canceled, Changed, Failed, ProviderError, Succeeded
+from agentflow import Canceled, Changed, Delivery, Failed, ProviderError, Succeeded
 
 from agentflow_fal.errors import KINDS, failure, translate
-from agentflow_fal.provider import cancel, ended, fact, path_of
+from agentflow_fal.provider import Run, cancel, ended, fact, parse, path_of
 from agentflow_fal.results import result
 from agentflow_fal.settings import FalSettings
 from agentflow_fal.simulator import FalSimulator
@@ -102,12 +102,24 @@ def test_what_a_language_model_writes_is_text() -> None:
     assert webhook(payload=[1]) == Succeeded(result([1]))
 
 
-def test_a_request_is_known_by_the_path_fal_gives() -> None:
-    given = {"request_id": "1", "response_url": "https://queue.fal.run/workflows/a/b/requests/1"}
-    assert path_of(given, "workflows/a/b/c") == "workflows/a/b/requests/1"
-    assert path_of({"request_id": "1"}, "fal-ai/flux/dev") == "fal-ai/flux/requests/1"
-    evil = {"request_id": "1", "response_url": "https://queue.fal.run/../x/requests/1"}
-    assert path_of(evil, "fal-ai/flux") == "fal-ai/flux/requests/1"
+@pytest.mark.parametrize(
+    ("model", "id", "path"),
+    [
+        ("fal-ai/flux", "1", "fal-ai/flux/requests/1"),
+        ("fal-ai/flux/dev/image-to-image", "1", "fal-ai/flux/requests/1"),
+        ("workflows/a/b/c", "1", "workflows/a/b/requests/1"),
+        ("fal-ai/flux", "../x?y", "fal-ai/flux/requests/..%2Fx%3Fy"),
+    ],
+)
+def test_a_request_is_asked_after_below_its_app(model: str, id: str, path: str) -> None:
+    assert path_of(model, id) == path
+
+
+def test_a_webhook_names_its_request() -> None:
+    """So it is found also where the answer to the create was lost, and fetched where it is thin."""
+    body = b'{"request_id": "1", "status": "OK", "payload": null, "payload_error": "too large"}'
+    (told,) = parse(Delivery("fal", body))
+    assert (told.event, told.external_id, told.id) == (Changed(), "1", "1")
 
 
 def test_a_request_in_the_queue_is_canceled_at_once() -> None:
@@ -116,8 +128,7 @@ def test_a_request_in_the_queue_is_canceled_at_once() -> None:
             fal.requests["1"] = {"id": "1", "status": "IN_QUEUE", "prompt": "queued"}
             settings = FalSettings(key="k:k", queue_url=fal.url)  # type: ignore[arg-type]
             call: Any = SimpleNamespace(settings=settings, http=http)
-            assert await cancel(call, "fal-ai/flux/requests/1") == Canceled()
-            assert await cancel(call, "fal-ai/flux/requests/1") is None
-            assert await cancel(call, "../1") is None
+            assert await cancel(call, "1", Run(model="fal-ai/flux/dev")) == Canceled()
+            assert await cancel(call, "1", Run(model="fal-ai/flux/dev")) is None
 
     asyncio.run(story())
