@@ -36,8 +36,9 @@ def overdue(job: Job, now: datetime) -> bool:
 def _state(job: Job) -> Iterator[Said]:
     """The same rules the explorer holds every decision to."""
     status, result = job.status, job.result
+    waits = status in (Status.WAITING, Status.CANCELING)
     wrong = [
-        (job.phase is not None and status not in (Status.WAITING, Status.CANCELING), "a phase"),
+        (job.phase is not None and not (waits or job.early), "a phase"),
         (status is Status.WAITING and job.phase is None, "no phase"),
         (status is Status.CANCELING and job.ending is None, "no ending"),
         (status is Status.SUCCEEDED and result is None, "no result"),

@@ -113,6 +113,14 @@ class Job:
         return self.status in FINAL
 
     @property
+    def early(self) -> bool:
+        """Whether the provider told of the work before its call has answered. It is asked after
+        once its id is known."""
+        calls_first = self.status is Status.QUEUED and self.policy.repeatable
+        called = calls_first or self.status is Status.RUNNING
+        return called and self.phase is Phase.PROVIDER
+
+    @property
     def current(self) -> Attempt:
         return self.attempts[self.attempt - 1]
 

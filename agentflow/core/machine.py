@@ -64,7 +64,7 @@ from agentflow.core.transition import (
 )
 from agentflow.errors import ErrorKind
 
-MACHINE_VERSION = 3
+MACHINE_VERSION = 4
 
 
 def decide(job: Job, event: Event, now: datetime, random: bytes) -> Transition:
@@ -116,6 +116,7 @@ def on_started(job: Job, event: Started, now: datetime) -> Transition:
                 job.with_attempt(attempt),
                 Status.RUNNING,
                 "started",
+                phase=job.phase,
                 check_at=later(now, job.policy.lease),
                 started_at=job.started_at or now,
             )
@@ -196,8 +197,10 @@ def on_changed(job: Job, event: Changed, now: datetime) -> Transition:
             return quiet(replace(job, check_at=later(now, growing(0))), "changed", *ask(job))
         case Status.RUNNING | Status.QUEUED if known.current.external_id is not None:
             return accepted(known, now, "changed", rings=rings)
+        case Status.RUNNING | Status.QUEUED if job.phase is None:
+            return applied(replace(job, phase=Phase.PROVIDER), "noticed")
         case Status.RUNNING | Status.QUEUED:
-            return ignored(job, "nothing_to_fetch")
+            return quiet(job, "changed")
         case Status.CANCELING if known != job:
             return cancel_found(known, now)
         case Status.CANCELING:

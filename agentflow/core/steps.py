@@ -89,7 +89,10 @@ def accepted(
     poll_after: float | None = None,
     rings: tuple[Ring, ...] = (),
 ) -> Transition:
-    """The provider has it: wait for its webhook, and look for ourselves now and then."""
+    """The provider has it: wait for its webhook, and look for ourselves now and then; at once, if
+    it told of the work while we had no id to ask by."""
+    if job.phase is Phase.PROVIDER:
+        rings = rings or ask(job)
     fresh = replace(job, checks=0, error=None)
     look = later(now, poll_delay(fresh, poll_after)) if ask(job) else job.deadline
     return move(fresh, Status.WAITING, reason, *rings, phase=Phase.PROVIDER, check_at=look)
@@ -173,8 +176,9 @@ def chase(job: Job) -> tuple[Ring, ...]:
 def unsure(
     job: Job, now: datetime, random: bytes, error: ErrorInfo, reason: str = "submit_unknown"
 ) -> Transition:
-    """Bytes of an unrepeatable call may have left and nobody knows what they did."""
-    if job.current.external_id is not None:
+    """Bytes of an unrepeatable call may have left and nobody knows what they did, unless the
+    provider has told of it."""
+    if job.current.external_id is not None or job.phase is Phase.PROVIDER:
         return accepted(job, now, "found", rings=ask(job))
     silent = reason == "lease_lost"  # cut off, perhaps, and not dead: it reports when it is back
     if not (job.abilities.find or job.abilities.webhooks or silent):
@@ -220,6 +224,8 @@ def failed(job: Job, error: ErrorInfo, now: datetime, random: bytes) -> Transiti
 
 def begin_canceling(job: Job, ending: Ending, now: datetime) -> Transition:
     """From `running` or `waiting`: ask for the end where somebody can be asked."""
+    if job.status is Status.RUNNING:  # its call is open, whatever the provider has told
+        job = replace(job, phase=None)
     asked = replace(job, ending=ending)
     reason = "cancel_requested" if ending is Ending.CANCEL else "deadline"
     if job.phase is Phase.PROVIDER and not job.abilities.cancel:

@@ -51,7 +51,9 @@ DEADLINE = NOW + timedelta(hours=1)
 SITUATIONS: tuple[Situation, ...] = (
     (Status.SCHEDULED, None),
     (Status.QUEUED, None),
+    (Status.QUEUED, Phase.PROVIDER),
     (Status.RUNNING, None),
+    (Status.RUNNING, Phase.PROVIDER),
     (Status.WAITING, Phase.PROVIDER),
     (Status.WAITING, Phase.UNKNOWN),
     (Status.WAITING, Phase.COLLECTING),
@@ -125,6 +127,8 @@ def _jobs(status: Status, phase: Phase | None) -> Iterator[Job]:
     ):
         if policy.repeatable and phase is Phase.UNKNOWN:
             continue  # a repeatable call is repeated rather than looked for
+        if not policy.repeatable and (status, phase) == (Status.QUEUED, Phase.PROVIDER):
+            continue  # no other is made before the grant
         yield Job(
             id=JobId("job"),
             task="acme.make",
@@ -242,7 +246,7 @@ def page(table: Table) -> str:
     about = sentences(Status)
     blocks = [INTRODUCTION, diagram(table), "## Statuses"]
     blocks.append(_rows("status", about))
-    blocks.append("While `waiting` or `canceling`, a phase says what for:")
+    blocks.append(PHASES)
     blocks.append(_rows("phase", sentences(Phase)))
     blocks.append("## Events")
     blocks.append(
@@ -293,6 +297,10 @@ _UNMOVED = ("stays", "quiet", "ignored")
 def _weight(becomes: str) -> tuple[int, str]:
     return (_UNMOVED.index(becomes) + 1 if becomes in _UNMOVED else 0), becomes
 
+
+PHASES = """\
+While `waiting` or `canceling`, a phase says what for. A `queued` or `running` job has the first of
+them once its provider has told of work whose id is not known yet:"""
 
 INTRODUCTION = """\
 # The life of a job

@@ -79,6 +79,17 @@ def test_a_plugin_that_breaks_a_rule_is_told_which(acme: Path) -> None:
     assert "The plugin is not done. 1 passed, 2 failed." in shown.out
 
 
+def test_a_webhook_that_says_nothing_before_the_answer_is_fetched_with_it(acme: Path) -> None:
+    provider = acme / "agentflow_acme_two" / "provider.py"
+    text = provider.read_text(encoding="utf-8")
+    thin = text.replace("[Fact(fact(job), external_id=id)]", "[Fact(Changed())]")
+    thin = thin.replace("    Canceled,\n", "    Canceled,\n    Changed,\n", 1)
+    provider.write_text(thin, encoding="utf-8")
+    words = ["plugins", "test", str(acme), "-k", "before_the_answer", "--json"]
+    said = agentflow(*words, env=installed(acme))
+    assert (thin.count("Changed"), said.json["passed"], said.json["failed"]) == (2, 1, 0), said.out
+
+
 def test_where_nothing_is_checked_nothing_is_done(tmp_path: Path) -> None:
     assert agentflow("plugins", "test", str(tmp_path / "nowhere")).code == 2
     said = agentflow("plugins", "test", str(tmp_path), "--json")

@@ -147,7 +147,7 @@ def told(job: Job, dice: random.Random) -> Event:
         (claim, 1),
         (Accepted(id, poll_after=dice.choice((None, 2.0)), attempt=a), 3),
         (Progressed(round(dice.random(), 3), f"step {dice.randrange(9)}", attempt=a), 9),
-        (Changed(attempt=a, external_id=id), 1),
+        (Changed(attempt=a, external_id=dice.choice((id, None))), 1),
         (Succeeded(result=result, attempt=a, external_id=id), 0.7),
         (Failed(Unavailable(retry_after=1.5), attempt=a), 1.5),
         (Failed(ProviderError("no", detail={"code": 3}), attempt=a, external_id=id), 0.2),

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import pytest
 
-from agentflow.core.events import Event, Failed, Started, Succeeded, Woke
+from agentflow.core.events import Accepted, Event, Failed, Started, Succeeded, Woke
 from agentflow.core.job import Job, Phase, Status
 from agentflow.core.machine import decide
 from agentflow.core.transition import Effect, Transition, applied, quiet
@@ -49,6 +49,7 @@ def test_no_order_of_events_breaks_a_rule_in_a_larger_world(world: World) -> Non
 
 TOKENS = World(name="webhooks by token")
 FILES = World(name="files", files=1, expiring=True, askings=(1,))
+EARLY = World(name="thin webhooks without ids", thin=True, bare=True, askings=(1,))
 BARREN = World(name="no word", webhooks="none", fetch=False, cancel=False, askings=(2, 1))
 
 
@@ -99,6 +100,12 @@ def tries_for_ever(job: Job, event: Event, now: datetime, random: bytes) -> Tran
     return decide(job, event, now, random)
 
 
+def forgets_what_was_told(job: Job, event: Event, now: datetime, random: bytes) -> Transition:
+    if isinstance(event, Accepted) and job.status is Status.RUNNING:
+        job = replace(job, phase=None)
+    return decide(job, event, now, random)
+
+
 def raises(job: Job, event: Event, now: datetime, random: bytes) -> Transition:
     if job.status is Status.EXPIRED:
         raise ZeroDivisionError
@@ -116,6 +123,7 @@ def raises(job: Job, event: Event, now: datetime, random: bytes) -> Transition:
         (forgets_to_ask, TOKENS, "what can be fetched is fetched"),
         (gives_up_early, FILES, "a file is not given up while its provider has it"),
         (tries_for_ever, FILES, "with nothing heard it never ends"),
+        (forgets_what_was_told, EARLY, "is asked after once its id is known"),
         (raises, TOKENS, "ZeroDivisionError"),
     ],
 )

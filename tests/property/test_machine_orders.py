@@ -78,6 +78,7 @@ def job(**changes: Any) -> Job:
 
 STARTS = [
     job(),
+    job(phase=Phase.PROVIDER),
     job(status=Status.WAITING, phase=Phase.UNKNOWN),
     job(status=Status.WAITING, phase=Phase.PROVIDER),
     job(
@@ -103,6 +104,7 @@ BEFORE: list[Event] = [
     Progressed(0.2, attempt=1, external_id="x1"),
     Progressed(0.7, "nearly", attempt=1, external_id="x1"),
     Changed(attempt=1, external_id="x1"),
+    Changed(attempt=1),
 ]
 EARLY: Event = Woke()
 ONE_ID = st.sampled_from([None, "x1"])
@@ -308,6 +310,7 @@ ANYWHERE: list[dict[str, Any]] = [
     {"status": Status.SCHEDULED, "attempts": (Attempt(1, Token("t1")),)},
     {"status": Status.QUEUED, "attempts": (Attempt(1, Token("t1")),)},
     {"status": Status.RUNNING},
+    {"status": Status.RUNNING, "phase": Phase.PROVIDER},
     {"status": Status.WAITING, "phase": Phase.PROVIDER},
     {"status": Status.WAITING, "phase": Phase.UNKNOWN},
     {
@@ -336,6 +339,7 @@ LIKELY: dict[str, Callable[[int], Event]] = {
     "a little": lambda n: Progressed(0.2, attempt=n),
     "nearly": lambda n: Progressed(0.7, attempt=n, external_id=f"x{n}"),
     "changed": lambda n: Changed(attempt=n, external_id=f"x{n}"),
+    "told of": lambda n: Changed(attempt=n),
     "refused": lambda n: Failed(RateLimited(), attempt=n),
     "failed": lambda n: Failed(InvalidInput(), attempt=n, external_id=f"x{n}"),
     "unknown": lambda n: Failed(OutcomeUnknown(), attempt=n),

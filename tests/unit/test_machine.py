@@ -149,6 +149,7 @@ OPEN = {
     "scheduled": scheduled(),
     "queued": queued(),
     "running": job(),
+    "told_of": job(phase=Phase.PROVIDER),
     "waiting": waiting(),
     "unknown": waiting(Phase.UNKNOWN),
     "collecting": collecting(),
@@ -164,6 +165,7 @@ EVENTS: dict[str, Event] = {
     "accepted_news": accepted("x9"),
     "progressed": Progressed(0.5, attempt=1, external_id="x1"),
     "changed": Changed(attempt=1, external_id="x1"),
+    "changed_early": Changed(attempt=1),
     "succeeded": succeeded(),
     "failed": failed(RateLimited()),
     "unsure": failed(OutcomeUnknown()),
@@ -434,6 +436,72 @@ def test_a_change_without_an_id_says_that_the_call_arrived() -> None:
     transition = told(waiting(Phase.UNKNOWN), Changed(attempt=1))
     assert transition.after.phase is Phase.PROVIDER
     assert transition.rings == (Ring(Effect.FIND, 1),)
+
+
+EARLY = Changed(attempt=1)
+"""It says nothing but that something happened, and comes before the call has answered."""
+
+
+def test_a_change_without_an_id_before_the_answer_is_fetched_with_the_answer() -> None:
+    transition = told(job(), EARLY)
+    told_of = transition.after
+    assert (transition.disposition, transition.reason) == (Disposition.APPLIED, "noticed")
+    assert (told_of.status, told_of.check_at, transition.rings) == (
+        Status.RUNNING,
+        job().check_at,
+        (),
+    )
+    again = told(told_of, EARLY)
+    assert (again.disposition, again.after) == (Disposition.QUIET, told_of)
+    answered = told(told_of, accepted(poll_after=60))
+    assert answered.rings == (Ring(Effect.FETCH, 1),)
+    assert answered.after == told(job(), accepted(poll_after=60)).after
+    unable = told(replace(told_of, abilities=PLAIN), accepted())
+    assert (unable.after.status, unable.rings) == (Status.WAITING, ())
+
+
+def test_a_change_before_the_grant_of_a_repeatable_call_is_not_forgotten_by_it() -> None:
+    before = queued(policy=Policy(repeatable=True))
+    granted = after(before, EARLY, started())
+    assert (granted.status, granted.phase) == (Status.RUNNING, Phase.PROVIDER)
+    assert told(granted, accepted()).rings == (Ring(Effect.FETCH, 1),)
+
+
+def test_an_id_that_comes_with_progress_leaves_the_fetch_to_the_answer() -> None:
+    named = told(after(job(), EARLY), Progressed(0.5, attempt=1, external_id="x1"))
+    assert (named.after.status, named.rings) == (Status.RUNNING, ())
+    assert told(named.after, accepted()).rings == (Ring(Effect.FETCH, 1),)
+
+
+@pytest.mark.parametrize("policy", [Policy(on_unknown="retry"), Policy(on_unknown="fail")])
+@pytest.mark.parametrize(
+    "end", [failed(OutcomeUnknown()), Abandoned(attempt=1, called=True), Woke()]
+)
+def test_a_lost_answer_of_work_that_was_told_of_is_looked_for_and_never_repeated(
+    policy: Policy, end: Event
+) -> None:
+    """Told of before or after, it is the same."""
+    for events in ([EARLY, end], [end, EARLY]):
+        result = after(job(policy=policy), *events, now=seconds(15))
+        known = result.status, result.phase, result.attempt
+        assert known == (Status.WAITING, Phase.PROVIDER, 1)
+
+
+def test_the_id_of_work_that_is_found_is_fetched_at_once() -> None:
+    found = after(job(), EARLY, failed(OutcomeUnknown()))
+    assert told(found, accepted()).rings == (Ring(Effect.FETCH, 1),)
+
+
+def test_who_cancels_work_that_was_told_of_waits_for_its_id() -> None:
+    transition = told(after(job(abilities=PLAIN), EARLY), CancelRequested())
+    assert (transition.after.status, transition.after.phase) == (Status.CANCELING, None)
+    assert effects(transition) == [Effect.STOP]
+    assert effects(told(after(job(), EARLY, CancelRequested()), accepted())) == [Effect.CANCEL]
+
+
+def test_the_next_attempt_knows_nothing_of_what_was_told_of_the_last() -> None:
+    retried = after(job(), EARLY, failed(RateLimited()))
+    assert (retried.status, retried.phase, retried.attempt) == (Status.SCHEDULED, None, 2)
 
 
 def test_a_change_of_an_older_attempt_is_fetched_too() -> None:

@@ -12,7 +12,7 @@ from agentflow.core.language import ModelReply
 from agentflow.errors import ProviderFailure
 from agentflow.testing.conformance.attempts import kind, said
 from agentflow.testing.conformance.loop import in_loop, until
-from agentflow.testing.conformance.order import Ends, Order, lacks
+from agentflow.testing.conformance.order import Ends, Order, check_end
 from agentflow.testing.conformance.subject import Subject
 from agentflow.testing.conformance.world import World
 from agentflow.types import JsonObject
@@ -27,7 +27,7 @@ class Ending(Subject):
             jobs = [await world.submit(order.task, way.input) for way in ways]
             for way, id in zip(ways, jobs, strict=True):
                 job = await world.end(id)
-                _ended(job, way)
+                check_end(job, way)
                 if way.status == "succeeded":
                     await self._kept(world, job, order)
 
@@ -40,7 +40,7 @@ class Ending(Subject):
         async with self.world(webhooks=False) as world:
             jobs = [await world.submit(late.task, way.input) for way in ways]
             for way, id in zip(ways, jobs, strict=True):
-                _ended(await world.end(id), way)
+                check_end(await world.end(id), way)
 
     @in_loop
     async def test_a_server_without_webhooks_or_keys_for_them_leaves_no_job_open(
@@ -71,7 +71,7 @@ class Ending(Subject):
             ids = [await world.submit(order.task, order.input) for _ in range(5)]
             jobs = [await world.end(id) for id in ids]
             for job in jobs:
-                _ended(job, Ends(order.input, "succeeded", None, order.result))
+                check_end(job, Ends(order.input, "succeeded", None, order.result))
             about = [job["external_id"] for job in jobs if job["external_id"]]
             assert len(set(about)) == len(about), "two jobs have one external id"
 
@@ -154,13 +154,3 @@ class Ending(Subject):
         for name, count in job["result"]["usage"].items():
             assert isinstance(count, int | float), f"usage.{name} is {count!r}, not a number"
             assert count >= 0, f"usage.{name} is {count}"
-
-
-def _ended(job: JsonObject, way: Ends) -> None:
-    found = job["error"]["kind"] if job["error"] else None
-    assert (job["status"], found) == (way.status, way.error), (
-        f"{way.input} ends {job['status']} {job['error'] or ''},"
-        f" the order says {way.status} {way.error or ''}"
-    )
-    missing = lacks(job["result"], way.result) if way.result else None
-    assert missing is None, f"{way.input}: {missing}"

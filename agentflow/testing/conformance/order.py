@@ -48,6 +48,18 @@ class Order:
         return f"{self.task}{'-later' if self.later else ''}"
 
 
+def check_end(job: Mapping[str, Any], way: Ends, how: str = "") -> None:
+    """Raises `AssertionError` for a job that has ended otherwise; `how` says what was special."""
+    found = job["error"]["kind"] if job["error"] else None
+    case = f"{how}, {way.input}" if how else str(way.input)
+    assert (job["status"], found) == (way.status, way.error), (
+        f"{case} ends {job['status']} {job['error'] or ''},"
+        f" the order says {way.status} {way.error or ''}"
+    )
+    missing = lacks(job["result"], way.result) if way.result else None
+    assert missing is None, f"{case}: {missing}"
+
+
 def lacks(found: Any, wanted: Any, place: str = "result") -> str | None:
     """What `found` lacks of `wanted`, as a sentence; None if it has all of it."""
     match wanted:

@@ -207,7 +207,7 @@ class Moves:
         if world.find:
             yield "found", marked(self._tell(state, ("accepted", run)), run, Work.TOLD)
         if routed and world.thin:
-            yield "webhook", self._hear(state, run, "changed")
+            yield "webhook", self._hear(state, run, f"changed{'_bare' if world.bare else ''}")
         if polled or (routed and not world.thin):
             bare = "_bare" if world.bare and not polled else ""
             yield "heard", self._hear(state, run, f"progressed{bare}")

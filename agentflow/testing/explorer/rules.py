@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from agentflow.core.events import Event, Succeeded, Woke
 from agentflow.core.job import Job, Phase, Status, patch_between
 from agentflow.core.results import Custody, ErrorInfo
-from agentflow.core.transition import Disposition, Transition
+from agentflow.core.transition import Disposition, Effect, Ring, Transition
 from agentflow.testing.explorer.world import Work, World
 from agentflow.types import Token
 
@@ -27,8 +27,9 @@ def faults(job: Job, event: Event, transition: Transition) -> Iterator[str]:
         yield "an open job has an alarm and a final one has none"
     if isinstance(event, Woke) and not job.final and after == job:
         yield "an alarm changes something"
-    if after.phase and after.status not in (Status.WAITING, Status.CANCELING):
-        yield "only who waits has a phase"
+    waits = after.status in (Status.WAITING, Status.CANCELING)
+    if after.phase and not (waits or after.early):
+        yield "only who waits has a phase, or was told of early"
     if after.status is Status.WAITING and after.phase is None:
         yield "who waits knows for what"
     if after.status is Status.CANCELING and after.ending is None:
@@ -39,6 +40,18 @@ def faults(job: Job, event: Event, transition: Transition) -> Iterator[str]:
         yield "failure has its error"
     yield from _result_faults(job, event, after)
     yield from _attempt_faults(job, after)
+    yield from _notice_faults(job, transition)
+
+
+def _notice_faults(job: Job, transition: Transition) -> Iterator[str]:
+    after = transition.after
+    told = job.phase is Phase.PROVIDER and (
+        job.status is not Status.WAITING or job.current.external_id is None
+    )
+    waits = (after.status, after.phase) == (Status.WAITING, Phase.PROVIDER)
+    can = after.abilities.fetch and after.current.external_id is not None
+    if told and waits and can and Ring(Effect.FETCH, after.attempt) not in transition.rings:
+        yield "work that was told of is asked after once its id is known"
 
 
 def _result_faults(job: Job, event: Event, after: Job) -> Iterator[str]:
