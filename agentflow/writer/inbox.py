@@ -212,14 +212,6 @@ async def settle(sql: Sql, letters: Sequence[Letter], now: datetime, park_for: f
         )
 
 
-async def fail_letters(
-    sql: Sql, ids: Sequence[str], reason: str, error: str, now: datetime
-) -> None:
-    columns = ("status", "reason", "error", "applied_at")
-    rows = [["failed", reason, error, now, id] for id in ids]
-    await sql.update("agentflow_inbox", columns, ("id",), rows)
-
-
 async def unpark(sql: Sql, external_ids: set[tuple[str, str]]) -> list[Letter]:
     """The deliveries parked under these (provider, external id) pairs."""
     if not external_ids:
