@@ -21,6 +21,13 @@ from agentflow.store.sqlite import EmbeddedClient
 DATABASES = ("sqlite",)
 
 
+async def hold(entered: asyncio.Event, leave: asyncio.Event) -> None:
+    async with in_transaction():
+        await Note.create(text="held")
+        entered.set()
+        await leave.wait()
+
+
 class TestConnections:
     async def test_pragmas_are_durable_by_default(self, db: EmbeddedClient) -> None:
         assert await pragma(db, "journal_mode") == {"journal_mode": "wal"}
@@ -63,14 +70,7 @@ class TestConnections:
 
     async def test_reads_do_not_wait_for_a_transaction_nor_see_it(self, db: EmbeddedClient) -> None:
         entered, leave = asyncio.Event(), asyncio.Event()
-
-        async def hold() -> None:
-            async with in_transaction():
-                await Note.create(text="held")
-                entered.set()
-                await leave.wait()
-
-        task = asyncio.create_task(hold())
+        task = asyncio.create_task(hold(entered, leave))
         await entered.wait()
         async with asyncio.timeout(PATIENCE):
             assert await texts() == []
@@ -121,14 +121,7 @@ class TestConnections:
 
     async def test_closing_rolls_an_open_transaction_back(self, db: EmbeddedClient) -> None:
         entered, leave = asyncio.Event(), asyncio.Event()
-
-        async def hold() -> None:
-            async with in_transaction():
-                await Note.create(text="held")
-                entered.set()
-                await leave.wait()
-
-        task = asyncio.create_task(hold())
+        task = asyncio.create_task(hold(entered, leave))
         await entered.wait()
         await db.close()
         leave.set()

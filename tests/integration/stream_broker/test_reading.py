@@ -131,6 +131,18 @@ async def test_what_is_no_message_of_ours_stops_nobody(one: Bench, redis: Link) 
 # -- who reads what, and when ----------------------------------------------------------------------
 
 
+class Work:
+    """Lasts until the gate is open; `busy` are under way."""
+
+    def __init__(self) -> None:
+        self.gate, self.busy = asyncio.Event(), 0
+
+    async def __call__(self) -> None:
+        self.busy += 1
+        await self.gate.wait()
+        self.busy -= 1
+
+
 async def test_the_more_urgent_is_read_first(redis_url: str) -> None:
     async with bench(redis_url, free=lambda *_: 1) as one:
         for stream, keys in ((LOW, "ab"), (NORMAL, "cd"), (HIGH, "ef")):
@@ -155,24 +167,19 @@ async def test_a_worker_reads_no_more_than_it_has_room_for(
     redis_url: str, redis: Link, first: int
 ) -> None:
     """Some of its hands are busy already when a crowd comes."""
-    gate = asyncio.Event()
-    busy = 0
-
-    async def work() -> None:
-        nonlocal busy
-        busy += 1
-        await gate.wait()
-        busy -= 1
-
-    async with bench(redis_url, free=hands(4, lambda: busy)) as one, bench(redis_url, "w2") as two:
+    work = Work()
+    async with (
+        bench(redis_url, free=hands(4, lambda: work.busy)) as one,
+        bench(redis_url, "w2") as two,
+    ):
         await one.call(*(f"early{n}/1" for n in range(first)))
         one.receive(4, work)
         await one.call(*(f"late{n}/1" for n in range(6)))
-        await until(lambda: busy == 4)
+        await until(lambda: work.busy == 4)
         two.receive(10, lambda: asyncio.sleep(0))
         await until(lambda: len(one.read + two.read) == first + 6)
         assert len(one.read) == 4
-        gate.set()
+        work.gate.set()
 
 
 async def test_what_was_handed_on_and_not_taken_up_fills_a_hand(
@@ -192,25 +199,20 @@ async def test_what_was_handed_on_and_not_taken_up_fills_a_hand(
 async def test_a_crowd_that_wakes_an_idle_worker_does_not_fill_its_hands_twice(
     redis_url: str,
 ) -> None:
-    gate = asyncio.Event()
-    busy = 0
-
-    async def work() -> None:
-        nonlocal busy
-        busy += 1
-        await gate.wait()
-        busy -= 1
-
-    async with bench(redis_url, free=hands(2, lambda: busy)) as one, bench(redis_url, "w2") as two:
+    work = Work()
+    async with (
+        bench(redis_url, free=hands(2, lambda: work.busy)) as one,
+        bench(redis_url, "w2") as two,
+    ):
         one.receive(2, work)
         await asyncio.sleep(0.2)  # until it blocks
         for n, stream in enumerate([HIGH, NORMAL, LOW, NORMAL, NORMAL, HIGH]):
             await one.broker.send([(stream, one.broker.packed(TASK, f"{n}/1", f"{n}/1"))])
-        await until(lambda: busy == 2)
+        await until(lambda: work.busy == 2)
         two.receive(10, lambda: asyncio.sleep(0))
         await until(lambda: len(one.read + two.read) == 6)
         assert len(one.read) == 2
-        gate.set()
+        work.gate.set()
 
 
 async def test_a_queue_without_room_does_not_hide_another(redis_url: str) -> None:
