@@ -328,13 +328,13 @@ class Runtime:
             if self.shared:
                 await self.writer.begin(broker_is_empty=self.redis is None)
             elif "worker" in self.roles:
-                await self.worker.recover()
+                await self.worker.reports.recover()
                 await self.writer.recover(self.conversation.report)
             self._tasks.append(spawn(self.writer.owed.run(), "agentflow-owed"))
             self._tasks.append(spawn(self.pruner.run(), "agentflow-pruner"))
         if "worker" in self.roles:
             if self.shared or self.redis:
-                self._tasks.append(spawn(self.worker.recover(), "agentflow-recovery"))
+                self._tasks.append(spawn(self.worker.reports.recover(), "agentflow-recovery"))
             self.serving.start()
 
     async def stop(self) -> None:

@@ -103,6 +103,13 @@ def redis_server(servers: None) -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.fixture
+def own_redis(servers: None) -> Iterator[RedisServer]:
+    """The test's own, to be killed."""
+    with RedisServer() as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """One for all tests: who wants to kill one makes one."""

@@ -103,7 +103,7 @@ class AppUnderTest:
         catalogue.on_task = lambda name: register_task(runtime.broker, runtime.worker, name)
         files = Files()
         self.files = files.given
-        runtime.worker.downloads = files.client()
+        runtime.worker.files.downloads = files.client()
 
     def script(self, task: str, *outcomes: Any) -> None:
         """What the next calls of a provider's task come to, one after another.

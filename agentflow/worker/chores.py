@@ -26,12 +26,13 @@ from agentflow.core.results import Artifact, Custody
 from agentflow.plugins.catalogue import Ready
 from agentflow.plugins.patience import spoken
 from agentflow.telemetry import traces
-from agentflow.transport.conversation import Chore, Granted
+from agentflow.transport.conversation import Chore
 from agentflow.types import new_id
 from agentflow.worker.call import Call
+from agentflow.worker.files import artifact_key
 from agentflow.worker.outcomes import news_of, redacted
 from agentflow.worker.running import load, run_function, with_input
-from agentflow.worker.worker import Worker, artifact_key
+from agentflow.worker.worker import Worker
 
 log = structlog.get_logger(__name__)
 
@@ -165,7 +166,8 @@ async def _copy(
     if artifact.status is not Custody.PENDING:
         return artifact
     try:
-        return await worker.copy(artifact, artifact_key(chore.job_id, index), ready.artifact_hosts)
+        key = artifact_key(chore.job_id, index)
+        return await worker.files.copy(artifact, key, ready.artifact_hosts)
     except (SourceGone, SourceRefused) as error:
         return replace(artifact, status=Custody.LOST, note=error.message[:300])
     except (SourceUnavailable, ArtifactStoreError) as error:
@@ -174,17 +176,13 @@ async def _copy(
 
 
 def _call(worker: Worker, chore: Chore, timeout: float = CHORE_TIMEOUT) -> Call:
-    task = worker.catalogue.task(chore.task)
-    ready = worker.catalogue.of_task(chore.task)
-    grant = Granted(timeout, chore.deadline, True)
-    about = chore.job_id, chore.attempt, chore.token
-    return worker.make_call(task, ready, *about, grant, chore.account)
+    return worker.tools.call(chore, timeout=timeout, deadline=chore.deadline, account=chore.account)
 
 
 async def _report(worker: Worker, chore: Chore, news: Event, source: From = From.POLL) -> None:
     changes: dict[str, Any] = {"attempt": chore.attempt}
     if chore.external_id is not None and hasattr(news, "external_id"):
         changes["external_id"] = chore.external_id
-    event = await worker.stored(replace(news, **changes), chore.job_id)
+    event = await worker.files.stored(replace(news, **changes), chore.job_id)
     id = new_id(f"{chore.kind}:{chore.attempt}")
-    await worker.report(worker.envelope(chore.job_id, id, event, source))
+    await worker.reports.send(worker.reports.envelope(chore.job_id, id, event, source))

@@ -18,7 +18,7 @@ from agentflow.store.rows import changed_columns, dumps
 from agentflow.store.sql import Sql
 from agentflow.types import JobId
 from agentflow.writer.ledger import Closed, Ledger, calls_ended
-from agentflow.writer.loading import Beside
+from agentflow.writer.loading import Beside, existing, known_envelopes, load_jobs
 
 _TIMERS = ("check_at", "checks", "wake_at")
 _CHANGED = (
@@ -88,6 +88,16 @@ class Batch:
     def hold(self, loaded: dict[JobId, tuple[Job, Beside]]) -> None:
         for id, (job, beside) in loaded.items():
             self.held.setdefault(id, Held(job, job, beside))
+
+    async def read(self, sql: Sql, ids: set[JobId]) -> set[JobId]:
+        """Lock and hold these jobs; return those that another writer has locked."""
+        self.hold(await load_jobs(sql, ids))
+        return await existing(sql, ids - self.held.keys()) if sql.postgres else set()
+
+    async def know(self, sql: Sql, said: Sequence[Envelope]) -> None:
+        """Learn which of these were applied before. Asked for after the rows were locked: what
+        another writer did before is seen."""
+        self.seen |= await known_envelopes(sql, [(e.job_id, e.id) for e in said])
 
     def job(self, id: JobId) -> Job | None:
         held = self.held.get(id)

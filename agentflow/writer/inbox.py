@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias
-
-import orjson
+from typing import TypeAlias
 
 from agentflow.core.cleaning import clean, cleaned
 from agentflow.core.events import Accepted, CancelRequested, Envelope, Event, Source
 from agentflow.core.providers import Fact
 from agentflow.plugins.catalogue import Catalogue
-from agentflow.store.budgets import Budget
 from agentflow.store.rows import Row, instant
 from agentflow.store.sql import Sql
-from agentflow.types import DEFAULT_TENANT, JobId
+from agentflow.types import JobId
 from agentflow.webhooks.reading import delivery_of, facts_of, type_of
-from agentflow.writer.handlers import WebhookEvent, explain
+from agentflow.writer.commands import Cancel, Replay, command_of
+from agentflow.writer.handlers import WebhookEvent
+from agentflow.writer.letter import Letter
 from agentflow.writer.loading import attempts_by_external_id, attempts_by_token
 
 COLUMNS = (
@@ -31,80 +30,6 @@ MOST_STRAYS = 20
 
 Places: TypeAlias = dict[tuple[str, str], tuple[JobId, int]]
 """(provider, external id) → (job, attempt)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """A task or provider to be paused, or resumed."""
-
-    target: str
-    paused: bool
-    note: str | None = None
-
-
-@dataclass(slots=True)
-class Letter:
-    """One inbox row and what came of reading it."""
-
-    row: Row
-    run: str = ""
-    """Set on a replay, so that its facts are not taken for repeats."""
-    envelopes: list[Envelope] = field(default_factory=list)
-    unmatched: set[str] = field(default_factory=set)
-    event: WebhookEvent | None = None
-    handler_run: str | None = None
-    pause: Pause | None = None
-    budget: Budget | str | None = None
-    """A budget to be set, or the id of one to be removed."""
-    homes: dict[str, str] = field(default_factory=dict)
-    """The tenants whose jobs it is about, each with the first such job."""
-    status: str = "applied"
-    reason: str | None = None
-    error: str | None = None
-
-    @property
-    def provider(self) -> str:
-        name: str = self.row["provider"]
-        return name
-
-    @property
-    def id(self) -> str:
-        found: str = self.row["id"]
-        return found
-
-    waits: bool = False
-    """Its handlers had no time: the row stays as it is for the next turn."""
-    unparked: list[int] = field(default_factory=list)
-    """Rows of `agentflow_parked` that are answered by this."""
-
-    def owner(self) -> tuple[str, str | None]:
-        """Whose row it is, and about which job. What speaks of several tenants' jobs, or beside one
-        of somebody unknown, is about none: only operators see it."""
-        before, about = self.row["tenant"], self.row["job_id"]
-        if not self.homes or self.status == "failed":
-            return before, about
-        shared = self.row["status"] == "applied" and about is None
-        homes = ({before: about} if about else {}) | self.homes
-        if shared or len(homes) > 1 or (self.unmatched and DEFAULT_TENANT not in homes):
-            return DEFAULT_TENANT, None
-        return homes.popitem()
-
-    def judge(self, says_something: bool) -> None:
-        """What the row is called after its facts were looked at."""
-        if self.status == "failed":
-            return
-        if self.envelopes:
-            self.status, self.reason = "applied", None
-        elif self.unmatched:
-            self.status, self.reason = "parked", "no_such_attempt"
-        else:
-            self.status = "ignored"
-            self.reason = "no_such_attempt" if says_something else "unknown"
-
-    def fail(self, error: BaseException | str) -> None:
-        self.status, self.reason = "failed", "error"
-        self.error = error if isinstance(error, str) else explain(error)
-        self.envelopes.clear()
 
 
 async def received(sql: Sql, most: int) -> list[Letter]:
@@ -129,11 +54,14 @@ async def understand(
     sql: Sql, letters: Sequence[Letter], catalogue: Catalogue, now: datetime
 ) -> list[Letter]:
     """Read commands and deliveries; a replay adds the letter it asks for. Nothing is raised."""
-    replays = [letter for letter in letters if _command(letter, now) == "replay"]
-    targets = await rows_of(sql, [_target(letter) for letter in replays])
+    for letter in letters:
+        if letter.row["kind"] == "command":
+            _obey(letter, now)
+    replays = [(x, x.command.delivery) for x in letters if isinstance(x.command, Replay)]
+    targets = await rows_of(sql, [delivery for _, delivery in replays])
     again = []
-    for letter in replays:
-        row = targets.get(_target(letter))
+    for letter, delivery in replays:
+        row = targets.get(delivery)
         if row is None or not row["body"]:
             letter.fail("there is no such delivery any more, or not its body")
         else:
@@ -191,38 +119,19 @@ async def places_of(sql: Sql, pairs: set[tuple[str, str]]) -> Places:
     return places
 
 
-def _command(letter: Letter, now: datetime) -> str | None:
-    """Understand a command; deliveries are left alone."""
-    if letter.row["kind"] != "command":
-        return None
+def _obey(letter: Letter, now: datetime) -> None:
+    """Understand a command; one about a job becomes an event of it."""
     try:
-        said: dict[str, Any] = orjson.loads(letter.row["body"])
-        match said:
-            case {"command": "cancel", "job": str(job)}:
-                letter.envelopes.append(
-                    Envelope(f"cmd:{letter.id}", Source.API, now, JobId(job), CancelRequested())
-                )
-            case {"command": "replay", "delivery": str()}:
-                return "replay"
-            case {"command": "retry_handler", "run": str(run)}:
-                letter.handler_run = run
-            case {"command": "pause", "target": str(target)}:
-                letter.pause = Pause(target, True, str(said.get("note") or "") or None)
-            case {"command": "resume", "target": str(target)}:
-                letter.pause = Pause(target, False)
-            case {"command": "set_budget", "budget": {} as budget}:
-                letter.budget = Budget(**budget)
-            case {"command": "remove_budget", "id": str(id)}:
-                letter.budget = id
-            case _:
-                letter.fail("this version knows no such command")
+        letter.command = command_of(letter.row["body"])
     except (ValueError, TypeError) as error:
         letter.fail(error)
-    return "command"
-
-
-def _target(letter: Letter) -> str:
-    return str(orjson.loads(letter.row["body"])["delivery"])
+        return
+    match letter.command:
+        case None:
+            letter.fail("this version knows no such command")
+        case Cancel(job):
+            id = f"cmd:{letter.id}"
+            letter.envelopes.append(Envelope(id, Source.API, now, job, CancelRequested()))
 
 
 def _facts(letter: Letter, catalogue: Catalogue, now: datetime) -> list[Fact]:
@@ -301,14 +210,6 @@ async def settle(sql: Sql, letters: Sequence[Letter], now: datetime, park_for: f
             f' IN (SELECT "inbox_id" FROM "agentflow_parked" WHERE {sql.among("inbox_id", 2)})',
             [ids := sql.array(x.id for x in letters if x.unparked), ids],
         )
-
-
-async def fail_letters(
-    sql: Sql, ids: Sequence[str], reason: str, error: str, now: datetime
-) -> None:
-    columns = ("status", "reason", "error", "applied_at")
-    rows = [["failed", reason, error, now, id] for id in ids]
-    await sql.update("agentflow_inbox", columns, ("id",), rows)
 
 
 async def unpark(sql: Sql, external_ids: set[tuple[str, str]]) -> list[Letter]:

@@ -14,7 +14,8 @@ from agentflow.store.rows import instant, loads
 from agentflow.store.sql import Sql
 from agentflow.webhooks.reading import delivery_of, type_of
 from agentflow.writer.handlers import HandlerEvent, WebhookEvent, explain
-from agentflow.writer.inbox import Letter, rows_of
+from agentflow.writer.inbox import rows_of
+from agentflow.writer.letter import Letter
 from agentflow.writer.loading import load_jobs
 from agentflow.writer.runs import TimeBudget, job_event, run_in
 from agentflow.writer.tools import Tools
@@ -23,14 +24,14 @@ Run = Mapping[str, Any]
 
 
 async def handler_retries(
-    sql: Sql, tools: Tools, letter: Letter, budget: TimeBudget, now: datetime
+    sql: Sql, tools: Tools, letter: Letter, id: str, budget: TimeBudget, now: datetime
 ) -> list[NewJob]:
-    """Run the handler that a `retry_handler` command names, in the writer's transaction, and
-    return the jobs it started; one that comes after the commit is owed again.
+    """Run the handler of the run that the command `letter` names, in the writer's transaction,
+    and return the jobs it started; one that comes after the commit is owed again.
 
     Raises `BudgetSpentError` if it must wait for the next batch.
     """
-    run = await _run_row(sql, letter.handler_run or "")
+    run = await _run_row(sql, id)
     if run is None or run["status"] != "parked":
         letter.fail("there is no such run set aside")
         return []

@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 
 import structlog
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from agentflow.core.events import Envelope, OverBudget, Source, Started, Woke
-from agentflow.core.job import Phase, Status
-from agentflow.core.submission import NewJob
+from agentflow.core.job import Phase
 from agentflow.core.transition import Effect
-from agentflow.errors import UsageError
-from agentflow.store.budgets import Budget, Known, remove_budget, set_budget
-from agentflow.store.pauses import clear_pause, ring_resumed, set_pause
+from agentflow.store.budgets import Known
 from agentflow.store.sql import Sql
 from agentflow.store.usage import record_usage
-from agentflow.telemetry import traces
 from agentflow.telemetry.metrics import Metrics
-from agentflow.transport.conversation import (
-    Beat,
-    Chore,
-    Claim,
-    Denied,
-    Granted,
-    Heard,
-    Message,
-)
+from agentflow.transport.conversation import Beat, Claim, Denied, Heard
 from agentflow.types import JobId
-from agentflow.writer.batch import Batch, Decided, Held
+from agentflow.writer.batch import Batch, Held
 from agentflow.writer.callbacks import call_back
-from agentflow.writer.handlers import Handler, HandlerEvent
+from agentflow.writer.commands import carry_out
+from agentflow.writer.done import Done
 from agentflow.writer.inbox import (
-    Letter,
-    Pause,
     Places,
     expire_parked,
     match,
@@ -47,67 +34,17 @@ from agentflow.writer.inbox import (
     unpark,
 )
 from agentflow.writer.ledger import Ledger
-from agentflow.writer.loading import due_jobs, existing, known_envelopes, load_jobs
+from agentflow.writer.letter import Letter
+from agentflow.writer.loading import due_jobs
 from agentflow.writer.poison import keep_poison
 from agentflow.writer.purse import Purse, Refused, Waits
-from agentflow.writer.replays import handler_retries
-from agentflow.writer.runs import (
-    RUN_COLUMNS,
-    BudgetSpentError,
-    TimeBudget,
-    job_event,
-    run_all,
-    run_row,
-)
-from agentflow.writer.saying import chore_of, envelope_of, grant, holds, message_of
+from agentflow.writer.saying import envelope_of, grant, holds
+from agentflow.writer.teller import Teller
 from agentflow.writer.tools import Tools
 
 log = structlog.get_logger(__name__)
 
 MOST = 200
-
-_BROKEN = "It, or another handler in its turn, broke the writer's transaction."
-
-
-_LISTS = (
-    *("answers", "given_back", "messages", "chores", "changed", "new_jobs"),
-    *("decided", "read"),
-)
-
-
-@dataclass(slots=True)
-class Done:
-    """What follows the commit."""
-
-    answers: list[tuple[Heard, Granted | Denied | None]] = field(default_factory=list)
-    given_back: list[Heard] = field(default_factory=list)
-    messages: list[Message] = field(default_factory=list)
-    chores: list[Chore] = field(default_factory=list)
-    changed: list[JobId] = field(default_factory=list)
-    new_jobs: list[NewJob] = field(default_factory=list)
-    look_again: set[tuple[str, str]] = field(default_factory=set)
-    """(provider, external id) pairs to match once more after the commit: another writer may have
-    parked, or learned, the same id in a transaction that did not see this one."""
-    decided: list[Decided] = field(default_factory=list)
-    read: list[Letter] = field(default_factory=list)
-    woken: int = 0
-    """Jobs whose alarm went off."""
-    paused_changed: bool = False
-    owed: bool = False
-    more: bool = False
-    """There is more to do at once."""
-    crowded: bool = False
-    """Another writer held a row this turn was about."""
-
-    def add(self, other: Done) -> None:
-        for name in _LISTS:
-            getattr(self, name).extend(getattr(other, name))
-        self.woken += other.woken
-        self.look_again |= other.look_again
-        self.paused_changed |= other.paused_changed
-        self.owed |= other.owed
-        self.more |= other.more
-        self.crowded |= other.crowded
 
 
 class Turn:
@@ -134,13 +71,10 @@ class Turn:
         self.look_again = look_again or set()
         self.tools, self.now, self.heard = tools, now, heard
         self.sql = Sql(tx)
-        self.calls_handlers = calls_handlers
         self.ledger = Ledger(tools.catalogue)
         self.batch = Batch(now, self.ledger)
         self.purse = Purse(self.sql, now, budgets or {}, self.ledger)
-        self.budget = TimeBudget(
-            tools.handler_budget, tools.handler_timeout, told=metrics.handled if metrics else None
-        )
+        self.teller = Teller(self.sql, tools, now, calls_handlers=calls_handlers, metrics=metrics)
         self.letters: list[Letter] = []
         self.done = Done()
         self.skipped: set[JobId] = set()
@@ -154,14 +88,7 @@ class Turn:
         self.letters += again
         drained = len(self.letters) < MOST and len(self.heard) < MOST
         self.done.more = not drained
-        due: list[str] = []
-        if self.silent and drained:  # rule 8: silence is judged when everything heard was read
-            rooms = self.tools.rooms(self.paused)
-            due = await due_jobs(
-                self.sql, self.now, self.silent, rooms, self.paused, MOST, self.tools.turns
-            )
-            due = [id for id in due if self._wanted(id)]
-            await expire_parked(self.sql, self.now)
+        due = await self._due() if drained else []
         envelopes = [(h, self._envelope(h)) for h in self.heard]
         await self._hold(envelopes, due)
         await self._apply_heard(envelopes)
@@ -170,10 +97,25 @@ class Turn:
             self._wake(JobId(id))
         self.done.woken = len(due)
         await self._match_parked(due)
-        await self._finish()
+        await self._write_jobs()
+        await self._write_letters()
+        self.done.new_jobs += self.teller.new_jobs
+        self.done.owed = self.teller.owed
         await self._name_strays()
         self._answer(envelopes)
         return self.done
+
+    async def _due(self) -> list[str]:
+        """The jobs whose alarm goes off. Asked for when everything heard was read: only then is
+        silence judged (rule 8)."""
+        if self.silent is None:
+            return []
+        rooms = self.tools.rooms(self.paused)
+        due = await due_jobs(
+            self.sql, self.now, self.silent, rooms, self.paused, MOST, self.tools.turns
+        )
+        await expire_parked(self.sql, self.now)
+        return [id for id in due if self._wanted(id)]
 
     async def _hold(
         self, envelopes: Sequence[tuple[Heard, Envelope | None]], due: Sequence[str]
@@ -184,7 +126,7 @@ class Turn:
         beats = {j for h in self.heard if isinstance(h.said, Beat) for j, _ in h.said.attempts}
         about = {e.job_id for e in said} | {JobId(id) for id in due}
         await self._load(about | beats)
-        await self._know(said)
+        await self.batch.know(self.sql, said)
         await self.purse.open(h for id, h in self.batch.held.items() if id in about)
         for h in self.heard:
             if isinstance(h.said, Beat):
@@ -192,15 +134,9 @@ class Turn:
                     self.batch.beat(job, attempt)
 
     async def _load(self, ids: set[JobId]) -> None:
-        self.batch.hold(await load_jobs(self.sql, ids))
-        if self.sql.postgres:
-            busy = await existing(self.sql, ids - self.batch.held.keys())
-            self.skipped |= busy
-            self.done.crowded |= bool(busy)
-
-    async def _know(self, said: Sequence[Envelope]) -> None:
-        """Asked for after the rows were locked: what another writer did before is seen."""
-        self.batch.seen |= await known_envelopes(self.sql, [(e.job_id, e.id) for e in said])
+        busy = await self.batch.read(self.sql, ids)
+        self.skipped |= busy
+        self.done.crowded |= bool(busy)
 
     def _envelope(self, heard: Heard) -> Envelope | None:
         if isinstance(heard.said, Claim) and holds(self.paused, heard.said):
@@ -280,7 +216,7 @@ class Turn:
             more = {e.job_id for e in said} - self.batch.held.keys()
             await self._load(more)
             await self.purse.open(h for id, h in self.batch.held.items() if id in more)
-            await self._know(said)
+            await self.batch.know(self.sql, said)
             self._apply_letters(letters)
             for letter in letters[len(here) :]:
                 letter.event = None  # `on_webhook` saw it when it came
@@ -298,35 +234,35 @@ class Turn:
                     places[held.job.provider, external] = (id, attempt.number)
         return places
 
-    async def _finish(self) -> None:
+    async def _write_jobs(self) -> None:
         """Handlers, then rows: a job whose handlers must wait is not written in this turn."""
-        written: list[JobId] = []
+        written: list[Held] = []
         for id, held in self.batch.held.items():
             if not held.entries and held.job == held.before and not held.rings:
                 continue
-            if await self._tell(held):
-                written.append(id)
+            if await self.teller.tell(held):
+                written.append(held)
             else:
                 self.skipped.add(id)
-        await self.batch.write(self.sql, written)
-        ended = [self.batch.held[id] for id in written]
-        await self._book(ended)
-        self.done.new_jobs += await call_back(self.sql, ended, self.tools.prepare)
+        await self.batch.write(self.sql, [held.job.id for held in written])
+        await self._book(written)
+        self.done.new_jobs += await call_back(self.sql, written, self.tools.prepare)
+        for held in written:
+            self.done.written(held, self.tools.catalogue)
+
+    async def _write_letters(self) -> None:
+        """What they ask for, then their rows: but for those that wait for the next turn."""
         for letter in self.letters:
             if not self._postponed(letter):
-                await self._tell_webhook(letter)
-                await self._retry_handler(letter)
-                await self._pause(letter)
-                await self._change_budget(letter)
+                await self.teller.read_out(letter)
+                await self.teller.retry(letter)
+                if await carry_out(self.sql, letter.command, self.now):
+                    self.done.paused_changed = self.done.more = True
         waiting = {x.run or x.id for x in self.letters if self._postponed(x)}
         kept = [x for x in self.letters if (x.run or x.id) not in waiting]
         self.done.more |= len(kept) < len(self.letters) or bool(self.skipped)
         await settle(self.sql, kept, self.now, self.tools.park_for)
-        for id in written:
-            self._collect_rings(self.batch.held[id])
-            self.done.decided += self.batch.held[id].decided
         self.done.read += kept
-        self.done.changed += [id for id in written if self.batch.held[id].entries]
         self._note_crossing(kept)
 
     async def _book(self, written: Sequence[Held]) -> None:
@@ -354,101 +290,6 @@ class Turn:
     def _postponed(self, letter: Letter) -> bool:
         """Its row stays as it is; what was applied of it is known by its envelope ids."""
         return letter.waits or any(e.job_id in self.skipped for e in letter.envelopes)
-
-    async def _tell(self, held: Held) -> bool:
-        """Run the handlers for a job's news; False if the budget does not allow it now."""
-        wanted: list[tuple[Handler, HandlerEvent, str, str | None]] = []
-        for kind, job in held.news:
-            event = None
-            for handler in self.tools.handlers.for_job(job.task, kind):
-                event = event or job_event(kind, job, held.beside, self.now)
-                wanted.append((handler, event, job.tenant, None))
-        with traces.within(held.beside.trace if wanted else None):  # the jobs they start too
-            return await self._run(wanted)
-
-    async def _tell_webhook(self, letter: Letter) -> None:
-        event = letter.event
-        if event is None:
-            return
-        handlers = self.tools.handlers.for_webhook(letter.row["provider"], event.type)
-        tenant, _ = letter.owner()
-        ran = await self._run([(handler, event, tenant, letter.id) for handler in handlers])
-        letter.waits = not ran
-        if ran and handlers and letter.status == "ignored":
-            letter.status, letter.reason = "applied", "handled"
-
-    async def _run(self, wanted: list[tuple[Handler, HandlerEvent, str, str | None]]) -> bool:
-        if not wanted:
-            return True
-        if not self.calls_handlers:
-            return await self._set_aside(wanted)
-        try:
-            ran = await run_all(wanted, self.tools.prepare, self.budget, self.now)
-        except BudgetSpentError:
-            return False
-        await self.sql.insert("agentflow_handler_runs", RUN_COLUMNS, ran.rows)
-        self.done.owed |= any(row[7] == "pending" for row in ran.rows)
-        self.done.new_jobs += ran.new_jobs
-        return True
-
-    async def _set_aside(self, wanted: list[tuple[Handler, HandlerEvent, str, str | None]]) -> bool:
-        """After a handler broke the whole transaction: none is run, all are kept for a retry."""
-        rows = []
-        for handler, event, tenant, inbox_id in wanted:
-            error = None if handler.after_commit else UsageError(_BROKEN)
-            rows.append(
-                run_row(handler, event, tenant=tenant, now=self.now, inbox_id=inbox_id, error=error)
-            )
-        await self.sql.insert("agentflow_handler_runs", RUN_COLUMNS, rows)
-        self.done.owed = True
-        return True
-
-    async def _retry_handler(self, letter: Letter) -> None:
-        if letter.handler_run is None:
-            return
-        if not self.calls_handlers:
-            letter.fail(_BROKEN)
-            return
-        try:
-            new = await handler_retries(self.sql, self.tools, letter, self.budget, self.now)
-        except BudgetSpentError:
-            letter.waits = True
-            return
-        self.done.new_jobs += new
-        self.done.owed = True
-
-    async def _pause(self, letter: Letter) -> None:
-        match letter.pause:
-            case Pause(target=target, paused=True, note=note):
-                await set_pause(self.sql, target, note, self.now)
-            case Pause(target=target):
-                await clear_pause(self.sql, target)
-                await ring_resumed(self.sql, target, self.now)
-            case None:
-                return
-        self.done.paused_changed = self.done.more = True
-
-    async def _change_budget(self, letter: Letter) -> None:
-        match letter.budget:
-            case Budget():
-                await set_budget(self.sql, letter.budget, self.now)
-            case str(id):
-                await remove_budget(self.sql, id)
-            case None:
-                return
-        self.done.paused_changed = self.done.more = True
-
-    def _collect_rings(self, held: Held) -> None:
-        for ring in dict.fromkeys(held.rings):
-            if ring.effect is Effect.CALL:
-                if held.job.status is Status.QUEUED and ring.attempt == held.job.attempt:
-                    self.done.messages.append(message_of(held.job, held.beside))
-            else:
-                chore = chore_of(held.job, ring, held.beside, self.tools.catalogue)
-                if chore is not None:
-                    self.done.chores.append(chore)
-        if held.job.status is Status.QUEUED and held.before.status is Status.RUNNING:
-            self.done.messages.append(message_of(held.job, held.beside))
 
     async def _name_strays(self) -> None:
         """Who looks for a call whose answer was lost is told what came by webhook and is nobody's:

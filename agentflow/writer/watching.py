@@ -15,8 +15,8 @@ from agentflow.telemetry import traces
 from agentflow.telemetry.metrics import Metrics
 from agentflow.transport.conversation import Beat, Claim, Granted
 from agentflow.writer.batch import Decided
-from agentflow.writer.inbox import Letter
-from agentflow.writer.turn import Done
+from agentflow.writer.done import Done
+from agentflow.writer.letter import Letter
 
 log = structlog.get_logger(__name__)
 

@@ -22,6 +22,7 @@ from agentflow.store.transactions import crossed, hold_limit, passing
 from agentflow.telemetry.metrics import Metrics
 from agentflow.transport.conversation import Broker, Claim, Denied, Heard, WriterSide
 from agentflow.types import JobId
+from agentflow.writer.done import Done
 from agentflow.writer.handlers import briefly
 from agentflow.writer.inbox import received
 from agentflow.writer.loading import due_jobs, next_alarm, ring_again
@@ -29,7 +30,7 @@ from agentflow.writer.owed import Owed
 from agentflow.writer.poison import give_up, keep_poison
 from agentflow.writer.saying import holds
 from agentflow.writer.tools import Tools
-from agentflow.writer.turn import MOST, Done, Turn
+from agentflow.writer.turn import MOST, Turn
 from agentflow.writer.watching import watch
 
 log = structlog.get_logger(__name__)

@@ -10,16 +10,13 @@ from typing import Any
 import httpx
 import pytest
 from support.fakes import Fake, rows, running, tell, until
+from support.notes import runs
 from support.patience import PATIENCE
 
 from agentflow import AgentFlow, JobSpec, Progressed, Result, Succeeded, testing
 from agentflow.store.sqlite import current_transaction
 from agentflow.testing.application import AppUnderTest
 from agentflow.writer import owed as owed_module
-
-
-async def runs() -> list[dict[str, Any]]:
-    return await rows("SELECT * FROM agentflow_handler_runs ORDER BY id")
 
 
 async def deliver(app: AgentFlow, t: AppUnderTest, output: Any = None) -> Any:

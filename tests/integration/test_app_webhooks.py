@@ -11,20 +11,13 @@ import orjson
 import pytest
 from fastapi import FastAPI
 from support.fakes import Fake, deliver, rows, running, tell, until
+from support.notes import shop, texts
 from support.patience import PATIENCE
 from support.shop.models import Note
 
 from agentflow import AgentFlow, Delivery, Fact, JobSpec, Provider, Result, Succeeded, testing
 from agentflow.errors import Conflict, InvalidInput
 from agentflow.testing.stand_ins import Trusting
-
-
-def shop(**options: Any) -> AgentFlow:
-    return AgentFlow(models=["support.shop.models"], plugins=[], **options)
-
-
-async def texts() -> list[str]:
-    return sorted(note.text for note in await Note.all())
 
 
 async def inbox() -> list[dict[str, Any]]:

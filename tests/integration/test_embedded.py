@@ -59,7 +59,7 @@ async def test_handlers_of_what_the_last_process_left_behind_may_submit(tmp_path
         job = await app.submit("fake.work", {})
         await until(app, job.id, "waiting")
         left = Envelope("out", Source.WORKER, utcnow(), JobId(job.id), Succeeded(attempt=1))
-        app.runtime.worker.spool.add(left)
+        app.runtime.worker.reports.spool.add(left)
     async with running(tmp_path, fake, app=app, synchronous="NORMAL"):
         assert await rows("SELECT * FROM agentflow_handler_runs") == []
         assert len(await rows("SELECT * FROM agentflow_jobs")) == 2

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from agentflow_http.simulator import ShopSimulator
 from agentflow_http.simulator.shop import PNG
-from support.declared import Declared, declared
+from support.declared import declared
 from support.fakes import rows
+from support.whole import Whole
 
 from agentflow import InvalidInput
 from agentflow.store import queries
@@ -30,11 +31,11 @@ class Shop(ShopSimulator):
 
 
 class World:
-    def __init__(self, here: Declared, sim: ShopSimulator) -> None:
+    def __init__(self, here: Whole, sim: ShopSimulator) -> None:
         self.here, self.sim = here, sim
 
     async def ended(self, task: str, **input: Any) -> dict[str, Any]:
-        return await self.here.ended(task, input)
+        return await self.here.ends(task, input)
 
     async def refused(self, task: str, **input: Any) -> str:
         with pytest.raises(InvalidInput) as raised:
@@ -133,14 +134,14 @@ async def test_oauth_tokens_are_asked_for_once_and_anew_when_refused(
         }  # fmt: skip
         async with declared(tmp_path, monkeypatch, sim, hasty=TASKS) as here:
             for _ in range(2):
-                assert (await here.ended("shop.get", {"path": "/x"}))["status"] == "succeeded"
+                assert (await here.ends("shop.get", {"path": "/x"}))["status"] == "succeeded"
             assert sim.tokens == 1
             sim.tokens += 1  # the one in use is refused
-            job = await here.ended("shop.get", {"path": "/x"})
+            job = await here.ends("shop.get", {"path": "/x"})
             assert (job["status"], job["attempt"], sim.tokens) == ("succeeded", 2, 3)
             sim.key = "another"
             sim.tokens += 1
-            job = await here.ended("shop.get", {"path": "/x"})
+            job = await here.ends("shop.get", {"path": "/x"})
             assert (job["status"], job["error"]["kind"]) == ("failed", "authentication")
 
 
@@ -151,7 +152,7 @@ async def test_a_credential_that_is_not_set_is_said_by_name(
     sim = Shop(key=KEY)
     sim.changes = {"auth": {"kind": "bearer", "token": {"env": "SHOP_KEY"}}}
     async with sim.serve(), declared(tmp_path, monkeypatch, sim) as here:
-        job = await here.ended("shop.get", {"path": "/x"})
+        job = await here.ends("shop.get", {"path": "/x"})
         assert job["error"]["kind"] == "authentication"
         assert "service shop" in job["error"]["message"]
         assert sim.seen == []
@@ -327,7 +328,7 @@ async def test_an_allowed_host_with_a_private_address_is_not_called(
     monkeypatch.setenv("AGENTFLOW_HTTP_HOSTS", '["*"]')
     async with ShopSimulator(key=KEY).serve() as sim, declared(tmp_path, monkeypatch) as here:
         for url in (sim.url, "http://localhost:1/", "http://2130706433/", "http://[::1]/"):
-            job = await here.ended("http.get", {"url": url})
+            job = await here.ends("http.get", {"url": url})
             assert (job["error"]["kind"], job["attempt"]) == ("permission", 1), url
         assert sim.seen == []
 
@@ -355,7 +356,7 @@ async def test_a_service_declared_wrong_is_reported_and_the_rest_runs(
         taken = {"http": sim.service(), "bad": wrong, "worse": {}, "shop": sim.service()}
         monkeypatch.setenv("AGENTFLOW_HTTP_SERVICES", json.dumps(taken))
         async with declared(tmp_path, monkeypatch) as here:
-            assert (await here.ended("shop.get", {"path": "/x"}))["status"] == "succeeded"
+            assert (await here.ends("shop.get", {"path": "/x"}))["status"] == "succeeded"
             problem = here.app.runtime.catalogue.problems["http"]
             for said in ("bad: base_url", "worse: base_url", "provider http is there already"):
                 assert said in problem

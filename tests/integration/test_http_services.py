@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 from agentflow_http.simulator import QueueSimulator, SpeechSimulator
-from support.declared import Declared, declared
+from support.declared import declared
 from support.fakes import rows
 from support.servers import free_port
+from support.whole import Whole
 
 import agentflow
 from agentflow.store import queries
@@ -27,14 +28,14 @@ QUICK = (0.1, 0.2, 0.4, 0.8)
 
 
 class World:
-    def __init__(self, here: Declared, speech: SpeechSimulator, queue: QueueSimulator) -> None:
+    def __init__(self, here: Whole, speech: SpeechSimulator, queue: QueueSimulator) -> None:
         self.here, self.speech, self.queue = here, speech, queue
 
     async def transcribed(self, **script: Any) -> dict[str, Any]:
-        return await self.here.ended("speech.transcribe", {**SOUND, "script": script})
+        return await self.here.ends("speech.transcribe", {**SOUND, "script": script})
 
     async def drawn(self, **script: Any) -> dict[str, Any]:
-        return await self.here.ended("queue.draw", {"prompt": "a hen", "script": script})
+        return await self.here.ends("queue.draw", {"prompt": "a hen", "script": script})
 
     async def made(self, task: str, **script: Any) -> dict[str, Any]:
         return await (self.drawn if task == "queue.draw" else self.transcribed)(**script)
@@ -196,7 +197,7 @@ async def test_webhooks_of_an_account_find_their_work_by_its_id(
         assert here.app.runtime.catalogue.is_account_wide("speech")
         sim.faults.update(webhook_before_response=1)
         for _ in range(2):
-            job = await here.ended("speech.transcribe", SOUND)
+            job = await here.ends("speech.transcribe", SOUND)
             assert (job["status"], job["attempt"]) == ("succeeded", 1)
         assert sim.stats.counts["gets"] == 2
 
@@ -228,13 +229,11 @@ async def test_what_the_page_declares_works(
         monkeypatch.setenv("AGENTFLOW_HTTP_SERVICES", text.replace("fal-ai/flux", "acme/draw"))
         async with declared(tmp_path, monkeypatch, webhooks=webhooks) as here:
             for script in ({}, {"thin": True}):
-                drawn = await here.ended("fal.flux", {"prompt": "a hen", "script": script})
+                drawn = await here.ends("fal.flux", {"prompt": "a hen", "script": script})
                 drawing(drawn)
-            spoken = await here.ended("assemblyai.transcribe", SOUND)
+            spoken = await here.ends("assemblyai.transcribe", SOUND)
             assert spoken["result"]["output"]["text"] == "well, hello"
-            failed = await here.ended(
-                "assemblyai.transcribe", SOUND | {"script": {"ends": "error"}}
-            )
+            failed = await here.ends("assemblyai.transcribe", SOUND | {"script": {"ends": "error"}})
             assert failed["error"]["message"] == "no speech in it"
         sent = speech.stats.answers["202"] + queue.stats.answers["202"]
         assert sent == (4 if webhooks else 0)

@@ -27,10 +27,6 @@ class Keys(BaseSettings):
     key: SecretStr = SecretStr(",".join(KEYS))
 
 
-class OneKey(BaseSettings):
-    key: SecretStr = SecretStr(KEYS[0])
-
-
 class Limited:
     """`most` is the highest number of calls there were at once."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -290,12 +290,6 @@ async def site(folder: Path, database: str, redis: str) -> AsyncIterator[Site]:
         yield Site(http, poet)
 
 
-@pytest.fixture
-def own() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
 async def test_a_flush_in_the_middle_is_a_gap_and_the_result_is_right(
     tmp_path: Path, database: str, redis_server: RedisServer, redis_url: str
 ) -> None:
@@ -330,9 +324,9 @@ async def test_a_flush_in_the_middle_is_a_gap_and_the_result_is_right(
 
 
 async def test_without_redis_the_text_is_gone_and_the_job_is_not(
-    tmp_path: Path, database: str, own: RedisServer
+    tmp_path: Path, database: str, own_redis: RedisServer
 ) -> None:
-    async with site(tmp_path, database, own.url()) as one:
+    async with site(tmp_path, database, own_redis.url()) as one:
         job = await one.begin("poem")
         heard = Heard()
         async with asyncio.timeout(20), listening(one.http, job, heard) as messages:
@@ -340,10 +334,10 @@ async def test_without_redis_the_text_is_gone_and_the_job_is_not(
             async for _ in messages:
                 if heard.text[TEXT]:
                     break
-        own.kill()
+        own_redis.kill()
         one.poet.tell("poem", "never heard, ", None)
         await asyncio.sleep(0.5)
-        own.start(keep=False)
+        own_redis.start(keep=False)
         said = await one.result(job)
         assert said["result"]["text"] == "a beginning, never heard, "
         await asyncio.sleep(0.1)

@@ -6,19 +6,20 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 from agentflow_sendgrid.simulator import SendGridSimulator, env, simulator
+from support.declared import HASTY
 from support.fakes import reasons, rows
 from support.patience import PATIENCE
 from support.servers import free_port
-from support.serving import http_server
+from support.whole import Whole, whole
 
-from agentflow import AgentFlow, Settings
-from agentflow.app import standalone
+from agentflow import AgentFlow
 from agentflow.store import queries
 
 KEY = "SG.a-very-secret-key"
@@ -26,25 +27,14 @@ MAIL = {"to": "Ada@example.com", "sender": "shop@example.com", "subject": "Hello
 NEVER = {"simulate": '{"ends": "never"}'}
 
 
-class World:
-    def __init__(self, app: AgentFlow, sim: SendGridSimulator) -> None:
-        self.app, self.sim = app, sim
+@dataclass
+class World(Whole):
+    sim: SendGridSimulator
 
     async def sent(self, script: dict[str, Any] | None = None, **changes: Any) -> Any:
         mail: dict[str, Any] = {**MAIL, **changes}
         mail["custom_args"] = {"simulate": json.dumps(script or {})}
-        job = await self.app.submit("sendgrid.send", mail)
-        async with asyncio.timeout(15):
-            while True:
-                view = await queries.get_job("default", job.id)
-                if view["finished_at"]:
-                    return view
-                await asyncio.sleep(0.01)
-
-    async def quiet(self) -> None:
-        """Until everything that came was read."""
-        while await rows("SELECT id FROM agentflow_inbox WHERE status = 'received'"):
-            await asyncio.sleep(0.01)
+        return await self.ends("sendgrid.send", mail)
 
 
 @asynccontextmanager
@@ -52,6 +42,7 @@ async def world(
     data: Path, monkeypatch: pytest.MonkeyPatch, *, webhooks: bool = True
 ) -> AsyncIterator[World]:
     port = free_port()
+    app = AgentFlow(policies={"sendgrid.send": HASTY})
     async with simulator(KEY).serve() as sim:
         for name, value in env(sim).items():
             monkeypatch.setenv(name, value)
@@ -59,13 +50,8 @@ async def world(
             sim.webhook_url = f"http://127.0.0.1:{port}/webhooks/sendgrid"
         else:
             monkeypatch.delenv("SENDGRID_WEBHOOK_PUBLIC_KEY")
-        hasty = {"backoff": 0.05, "unknown_checks": 1}
-        app = AgentFlow(policies={"sendgrid.send": hasty})
-        app._settings = Settings(
-            data_dir=data, port=port, public_url=f"http://127.0.0.1:{port}", grace=0.2
-        )
-        async with http_server(standalone(app), port):
-            yield World(app, sim)
+        async with whole(app, data, port) as here:
+            yield World(app, here.url, sim)
 
 
 @pytest.fixture

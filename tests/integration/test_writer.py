@@ -311,7 +311,7 @@ async def test_an_outcome_in_the_spool_is_reported_before_its_attempt_is_given_u
         await app.runtime.conversation.claim(Claim(job.id, 1, "n", "dead"))
         event = Succeeded(Result(output="paid for"), attempt=1)
         left = Envelope("out:1:n", Source.WORKER, utcnow(), JobId(job.id), event)
-        app.runtime.worker.spool.add(left)
+        app.runtime.worker.reports.spool.add(left)
     async with running(tmp_path, Fake()) as app:
         view = await until(app, job.id, "succeeded")
         assert view["result"]["output"] == "paid for"

@@ -16,16 +16,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mixed")
     parser.add_argument("--mode", choices=["embedded", "scaled", "both"], default="both")
     parser.add_argument("--jobs", type=int, default=600)
-    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--kills", type=int, default=30, dest="faults", help="faults of ours")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--rate", type=float, default=6.0, help="jobs submitted a second")
     parser.add_argument("--scale", type=float, default=0.5, help="of everything that lasts")
     parser.add_argument("--patience", type=float, default=240.0, help="seconds for the end")
+    parser.add_argument("--checks", type=int, default=2, help="looks for a call of unknown outcome")
     parser.add_argument("--keep", type=Path, help="where logs and files are to stay")
     options = vars(parser.parse_args())
     mode, kept = options.pop("mode"), options.pop("keep")
     sys.path.insert(0, str(TESTS))
-    from mixed.run import Plan, embedded, scaled
+    from chaos.storm import Plan
+
+    from mixed.run import embedded, scaled
 
     chosen = {"embedded": [embedded], "scaled": [scaled], "both": [embedded, scaled]}[mode]
     problems: list[str] = []

@@ -9,14 +9,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable
-from dataclasses import dataclass
 from pathlib import Path
 
 from agentflow_replicate.simulator import ReplicateSimulator, simulator
 from chaos.clients import Clients
 from chaos.cluster import PROVIDER_FAULTS, cluster
 from chaos.faults import Storm
-from chaos.storm import Outcome
+from chaos.storm import Outcome, Plan
 from support.crash.books import Books, read_postgres, read_sqlite
 from support.crash.checks import counted, wrong
 from support.crash.server import Server, all_final
@@ -28,19 +27,6 @@ from mixed.orders import kinds, orders
 from mixed.providers import Providers, providers
 
 TASKS = sorted({CALLBACK_TASK, *(make(0, random.Random(0)).task for make in kinds(""))})
-
-
-@dataclass(frozen=True)
-class Plan:
-    """`rate` is in jobs a second, `patience` in seconds; `kills` are faults of ours."""
-
-    jobs: int
-    kills: int
-    seed: int
-    rate: float
-    scale: float = 1.0
-    patience: float = 180.0
-    checks: int = 2
 
 
 async def embedded(plan: Plan, folder: Path) -> Outcome:
@@ -56,8 +42,8 @@ async def embedded(plan: Plan, folder: Path) -> Outcome:
             [server.url], random.Random(plan.seed), orders(world.receiver.hook, world.shop)
         )
         submitting = asyncio.create_task(clients.submit_all(plan.jobs, plan.rate))
-        for _ in range(plan.kills):
-            await asyncio.sleep(dice.uniform(0.2, 2.0 * plan.jobs / plan.rate / plan.kills))
+        for _ in range(plan.faults):
+            await asyncio.sleep(dice.uniform(0.2, 2.0 * plan.jobs / plan.rate / plan.faults))
             await server.kill()
             await server.start()
         outcome = await _ended(submitting, all_final(server.url), plan)
@@ -68,7 +54,7 @@ async def embedded(plan: Plan, folder: Path) -> Outcome:
         outcome.problems += _wrong(books, clients, sim, world, data / "artifacts")
         env = {**server.env, "AGENTFLOW_APP": "support.crash.main:app"}
         outcome.problems += await asyncio.to_thread(_audit, env)
-        outcome.lines += _figures(books, world, time.monotonic() - began, f"{plan.kills} kills")
+        outcome.lines += _figures(books, world, time.monotonic() - began, f"{plan.faults} kills")
         return outcome
 
 
@@ -83,7 +69,7 @@ async def scaled(plan: Plan, folder: Path) -> Outcome:
             clients = Clients(run.urls, dice, orders(world.receiver.hook, world.shop))
             storm = Storm(run, random.Random(plan.seed), plan.scale)
             submitting = asyncio.create_task(clients.submit_all(plan.jobs, plan.rate))
-            await storm.rage(plan.kills, plan.jobs / plan.rate)
+            await storm.rage(plan.faults, plan.jobs / plan.rate)
             outcome = await _ended(submitting, all_final(run.urls[0]), plan)
             await clients.retry_handlers()
             await all_final(run.urls[0])

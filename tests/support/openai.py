@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,28 +13,20 @@ import httpx
 import pytest
 from agentflow_openai.simulator import OpenAISimulator, env, simulator
 
-from agentflow import AgentFlow, Artifact, Result, Settings
-from agentflow.app import standalone
-from agentflow.store import queries
+from agentflow import AgentFlow, Artifact, Result
 from agentflow.webhooks.signatures import new_secret
 from support.servers import free_port
-from support.serving import http_server
+from support.whole import Whole, whole
 
 KEY = "sk-test-very-secret-key"
 HELLO = {"model": "gpt-x", "messages": [{"role": "user", "content": "hello"}]}
 
 
 @dataclass
-class World:
-    app: AgentFlow
+class World(Whole):
+    patience = 60.0  # batches are polled for
     sim: OpenAISimulator
-    url: str
     made: list[bytes]
-
-    async def ends(self, task: str, input: Any, **options: Any) -> Any:
-        """The job at its end."""
-        job = await self.app.submit(task, input, **options)
-        return await self.end_of(job.id)
 
     async def file(self, content: bytes) -> str:
         """The id of a file of ours with this content."""
@@ -50,14 +41,6 @@ class World:
             answer = await client.get(f"{self.url}/v1/artifacts/{id}", timeout=60)
         return answer.raise_for_status().content
 
-    async def end_of(self, id: str) -> Any:
-        async with asyncio.timeout(60):
-            while True:
-                view = await queries.get_job("default", id)
-                if view["finished_at"]:
-                    return view
-                await asyncio.sleep(0.01)
-
 
 @asynccontextmanager
 async def world(
@@ -67,8 +50,7 @@ async def world(
     async with simulator(new_secret(), KEY).serve() as sim:
         for name, value in env(sim).items():
             monkeypatch.setenv(name, value)
-        url = f"http://127.0.0.1:{port}"
-        sim.webhook_url = f"{url}/webhooks/openai" if webhooks else None
+        sim.webhook_url = f"http://127.0.0.1:{port}/webhooks/openai" if webhooks else None
         hasty: dict[str, Any] = {"poll_after": 0.2, "poll_max": 0.5, "backoff": 0.05}
         hasty |= {"unknown_checks": 2, "poll_after_webhook": 30.0 if webhooks else 0.2}
         tasks = ("openai.respond", "openai.chat", "openai.batch")
@@ -81,8 +63,5 @@ async def world(
             encoded = base64.b64encode(contents[-1]).decode()
             return Result(artifacts=[Artifact(f"data:text/plain;base64,{encoded}")])
 
-        app._settings = Settings(
-            data_dir=data, port=port, public_url=url if webhooks else None, grace=0.2, **settings
-        )
-        async with http_server(standalone(app), port):
-            yield World(app, sim, url, contents)
+        async with whole(app, data, port, webhooks=webhooks, **settings) as here:
+            yield World(app, here.url, sim, contents)

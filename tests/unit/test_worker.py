@@ -192,9 +192,9 @@ async def test_an_outcome_is_kept_until_it_is_confirmed(bench: Bench, hand: ByHa
     hand.heard.clear()
     hand.deaf = False
     later = bench.make()
-    await later.recover()
+    await later.reports.recover()
     assert hand.heard == [first], "under the same id"
-    assert later.spool.recover() == []
+    assert later.reports.spool.recover() == []
     await later.close()
 
 
@@ -340,7 +340,7 @@ async def test_a_large_output_travels_as_a_file(bench: Bench, hand: ByHand) -> N
     assert result.output is None
     (file,) = result.artifacts
     assert (file.status, file.size) == (Custody.STORED, 5002)
-    assert await worker.store.size(file.key) == 5002
+    assert await worker.files.store.size(file.key) == 5002
     await worker.close()
 
 
@@ -487,7 +487,7 @@ async def test_a_file_that_the_plugin_writes_itself_is_in_custody(
     await do_chore(worker, chore("fetch"))
     (event,) = hand.events
     assert [a.status for a in event.result.artifacts] == [Custody.STORED] * 3
-    held = [b"".join([c async for c in await worker.store.open(a.key)])
+    held = [b"".join([c async for c in await worker.files.store.open(a.key)])
             for a in event.result.artifacts]  # fmt: skip
     assert held == [b"ab", b"cd", b"ef"]
     await worker.close()

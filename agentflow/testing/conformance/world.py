@@ -27,7 +27,7 @@ from agentflow.testing.simulated import environment
 from agentflow.testing.simulator import HOST, Simulator
 from agentflow.types import JobId, Json, JsonObject, new_id
 from agentflow.webhooks.reading import delivery_of
-from agentflow.worker.worker import artifact_key
+from agentflow.worker.files import artifact_key
 
 _NOBODYS = "AGENTFLOW_OF_NOBODY_"
 """Variables with this prefix do not exist."""

@@ -190,11 +190,11 @@ async def test_a_large_result_is_a_file(api: World) -> None:
     said = {"text": "x" * 250_000, "more": ["y"] * 3000}
     job = await api.finished("acme.echo", said)
     assert job["result"]["output"] == said
-    api.app.runtime.worker.max_result = 1000
+    api.app.runtime.worker.files.max_result = 1000
     try:
         job = await api.finished("acme.echo", said)
     finally:
-        api.app.runtime.worker.max_result = 262_144
+        api.app.runtime.worker.files.max_result = 262_144
     assert job["result"]["output"] is None
     file = job["result"]["artifacts"][0]
     assert (await api.http.get(file["url"])).json() == said

@@ -1,6 +1,6 @@
 """The asynchronous client: it has what the blocking one has, and does it without blocking.
 
-What both do over the same code is shown in `test_client.py`.
+What both do over the same code is shown by the blocking one's tests beside these.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from support.patience import PATIENCE
-from support.scripted import DONE, JOB, Scripted, entry, hang_up, problem, say, scripted, stream
+from support.scripted import DONE, JOB, Scripted, entry, hang_up, problem, say, stream
 from support.serving import replicate_world
 from support.web import World, world
 
@@ -35,17 +35,9 @@ from agentflow.client import (
     TooManyRequests,
     Unavailable,
     job,
-    retries,
 )
 
-PAGE = Path(__file__).parents[2] / "docs" / "client.md"
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
-    monkeypatch.setattr(retries, "PAUSE", 0.01)
-    with scripted() as made:
-        yield made
+PAGE = Path(__file__).parents[3] / "docs" / "client.md"
 
 
 @pytest_asyncio.fixture
