@@ -21,19 +21,18 @@ from agentflow.core.submission import CALLBACK_TASK
 from agentflow.errors import (
     PermissionRefused,
     ProviderError,
-    RateLimited,
     SettingsError,
     Unavailable,
 )
 from agentflow.settings import Settings
 from agentflow.types import JsonObject, utcnow
 from agentflow.webhooks.signatures import StandardWebhooksVerifier, sign
+from agentflow.worker.outcomes import retry_after
 
 if TYPE_CHECKING:
     from agentflow.worker.call import Call
 
 TIMEOUT = 20.0
-LONGEST_WAIT = 86_400.0
 
 POLICY = Policy(
     repeatable=True,
@@ -68,7 +67,8 @@ def callback_provider(settings: Settings) -> Provider | None:
         return await post(input, keys, allow)
 
     name, _, task = CALLBACK_TASK.partition(".")
-    provider = Provider(name, description="What agentflow itself does")
+    # Code of our own: nobody bills it, so that no budget and no sum of usage is about it.
+    provider = Provider(name, description="What agentflow itself does", local=True)
     provider.task(task, input=Callback, policy=POLICY, description="Tell a callback_url")(callback)
     return provider
 
@@ -104,22 +104,17 @@ def signed(keys: Sequence[str], id: str, body: bytes) -> dict[str, str]:
 
 
 def judged(response: httpx.Response) -> JsonObject:
-    """What the answer means. Its body is not read."""
+    """What the answer means. Its body is not read. A 429 is this receiver's alone: `RateLimited`
+    would hold up the callbacks of everybody."""
     status = response.status_code
-    wait = _seconds(response.headers.get("retry-after", ""))
+    wait = retry_after(response)
     said = f"The receiver answered {status}."
     match status:
         case _ if 200 <= status < 300:
             return {"status": status}
         case 410:
             raise ProviderError(f"{said} It wants no more events.")
-        case 429:
-            raise RateLimited(said, retry_after=wait)
         case _ if 300 <= status < 400:
             raise Unavailable(f"{said} Redirects are not followed.")
         case _:
             raise Unavailable(said, retry_after=wait)
-
-
-def _seconds(text: str) -> float | None:
-    return min(float(text), LONGEST_WAIT) if text.isascii() and text.isdigit() else None
