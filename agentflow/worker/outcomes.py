@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -31,8 +33,10 @@ from agentflow.errors import (
 )
 from agentflow.plugins.catalogue import Ready
 from agentflow.plugins.patience import spoken
+from agentflow.types import utcnow
 
 MAX_MESSAGE = 2000
+LONGEST_WAIT = 86_400.0
 
 _BY_STATUS: dict[int, type[ProviderFailure]] = {
     401: AuthenticationFailed,
@@ -178,6 +182,18 @@ def _http(error: Exception, *, unsure: bool) -> ProviderFailure | None:
 
 
 def retry_after(response: httpx.Response) -> float | None:
-    """Seconds from a `Retry-After` of the plain form (RFC 9110, 10.2.3); dates are left out."""
+    """Seconds from a `Retry-After` (RFC 9110, 10.2.3), a number or a date: by the clock of who
+    sent it, where it says what that shows."""
     value = response.headers.get("retry-after", "")
-    return min(float(value), 86_400.0) if value.isascii() and value.isdigit() else None
+    if value.isascii() and value.isdigit() and len(value) < 12:
+        return min(float(value), LONGEST_WAIT)
+    until, now = _date(value), _date(response.headers.get("date", "")) or utcnow()
+    return None if until is None else min(max(0.0, (until - now).total_seconds()), LONGEST_WAIT)
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found
