@@ -120,6 +120,10 @@ class Ledger:
         ready = self._catalogue.providers.get(task.partition(".")[0])
         return ready is not None and ready.provider.local
 
+    def calls_first(self, job: Job) -> bool:
+        """Whether the call was made before it was asked for (see `Worker.execute`)."""
+        return job.policy.repeatable and not self._prices.has(job.task)
+
     def entry(self, job: Job, beside: Beside, closed: Closed, now: datetime) -> Ended | None:
         """The line for a call; None for one that nobody bills."""
         if closed.free or (self.local(job.task) and not (closed.cost or closed.usage)):

@@ -86,12 +86,24 @@ class Purse:
 
     def admit(self, held: Held) -> Refused | Waits | None:
         """Set aside what the attempt in charge may cost, in each budget of its job; or say why
-        not."""
+        not. What is called before it is granted cannot be stopped: then nothing is set aside, and
+        its cost counts when it has ended."""
         budgets = list(self._mine(held))
         if not budgets or self._ledger.local(held.job.task):
             return None
         bound = self._ledger.bound(held.job.task, held.beside.input, self._now)
         needs = [(budget, _in(budget, bound, budget.per_call)) for budget in budgets]
+        refusal = self._refusal(needs)
+        if refusal is not None:
+            return None if self._ledger.calls_first(held.job) else refusal
+        for budget, need in needs:
+            job = held.job
+            hold = Hold(job.id, job.attempt, budget.id, budget.since, need)
+            self._new.setdefault(job.id, []).append(hold)
+            self._taken[budget.id] = self._taken.get(budget.id, 0) + need
+        return None
+
+    def _refusal(self, needs: Sequence[tuple[Budget, int]]) -> Refused | Waits | None:
         for budget, need in needs:
             if budget.spent + need > budget.cap:
                 return Refused(_said(budget, need))
@@ -99,11 +111,6 @@ class Purse:
             taken = budget.reserved + self._taken.get(budget.id, 0)
             if budget.spent + taken + need > budget.cap:
                 return Waits()
-        for budget, need in needs:
-            job = held.job
-            hold = Hold(job.id, job.attempt, budget.id, budget.since, need)
-            self._new.setdefault(job.id, []).append(hold)
-            self._taken[budget.id] = self._taken.get(budget.id, 0) + need
         return None
 
     async def settle(self, written: Sequence[Held]) -> None:
