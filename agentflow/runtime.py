@@ -17,7 +17,14 @@ from agentflow.artifacts import artifact_store
 from agentflow.clock import Clock
 from agentflow.core.job import Status
 from agentflow.core.providers import Task
-from agentflow.core.submission import CALLBACK_TASK, JobSpec, NewJob, prepare, prepare_adopted
+from agentflow.core.submission import (
+    CALLBACK_TASK,
+    MAX_INPUT,
+    JobSpec,
+    NewJob,
+    prepare,
+    prepare_adopted,
+)
 from agentflow.errors import InvalidInput, NotFound
 from agentflow.plugins.catalogue import Catalogue
 from agentflow.plugins.limiting import Limits
@@ -254,23 +261,21 @@ class Runtime:
 
     def prepare(self, spec: JobSpec, tenant: str) -> NewJob:
         """Check a submission against the catalogue. Raises `InvalidInput`."""
-        task = self._task(spec.task)
-        if spec.callback_url is not None and CALLBACK_TASK not in self.catalogue.tasks:
-            fault = {"loc": "callback_url", "msg": "needs AGENTFLOW_CALLBACK_SECRET on the server"}
-            raise InvalidInput("callback_url: " + fault["msg"], detail={"errors": [fault]})
+        task = self._task(spec)
         new = prepare(
             spec,
             task,
             now=self.clock.now(),
             tenant=tenant,
             webhooks=self.catalogue.expects_webhooks(task.name),
-            max_input=self.settings.max_input,
+            # What we say ourselves has its own limit: an end without its callback may not be.
+            max_input=MAX_INPUT if task.name == CALLBACK_TASK else self.settings.max_input,
         )
         return replace(new, trace=traces.current())
 
     def prepare_adopted(self, spec: JobSpec, external_id: str, tenant: str) -> NewJob:
         """The same for a call made elsewhere."""
-        task = self._task(spec.task)
+        task = self._task(spec)
         new = prepare_adopted(
             spec,
             task,
@@ -282,12 +287,16 @@ class Runtime:
         )
         return replace(new, trace=traces.current())
 
-    def _task(self, name: str) -> Task[Any]:
+    def _task(self, spec: JobSpec) -> Task[Any]:
         try:
-            return self.catalogue.task(name)
+            task = self.catalogue.task(spec.task)
         except NotFound as unknown:
             fault = {"loc": "task", "msg": unknown.message}
             raise InvalidInput(unknown.message, detail={"errors": [fault]}) from None
+        if spec.callback_url is not None and CALLBACK_TASK not in self.catalogue.tasks:
+            fault = {"loc": "callback_url", "msg": "needs AGENTFLOW_CALLBACK_SECRET on the server"}
+            raise InvalidInput("callback_url: " + fault["msg"], detail={"errors": [fault]})
+        return task
 
     async def start(self) -> None:
         """Lock, open, hear what the last process left behind, then begin."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from agentflow.core.events import dump_event, load_event, name_of
+from agentflow.core.cleaning import written
+from agentflow.core.events import load_event, name_of
 from agentflow.core.providers import Outcome
 
 LONGEST_ID = 255
@@ -17,7 +18,7 @@ def sound(fact: Outcome) -> Outcome:
     if not is_id(getattr(fact, "external_id", None), needed=name == "accepted"):
         raise ValueError(f"the external id of {name} is no short text")
     try:
-        event = load_event(name, dump_event(fact))
+        event = load_event(name, written(fact))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{name} does not fit: {error}"[:500]) from None
     assert isinstance(event, Outcome), "it was one before"

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
+from agentflow.core.cleaning import written
 from agentflow.core.job import Attempt, Job, Phase, Status
 from agentflow.core.providers import Task
 from agentflow.core.transition import RANDOM_BYTES, token_from
@@ -33,6 +34,7 @@ CALLBACK_TASK = "agentflow.callback"
 CALLBACK_URL = re.compile(r"https?://[^\s@/?#]+([/?][\x21\x24-\x7e]*)?", re.IGNORECASE)
 """With a host, without credentials and fragment, in ASCII."""
 
+MAX_INPUT = 262_144
 MAX_METADATA = 16_384
 MAX_TAGS = 20
 MAX_DELAY = 366 * 86_400.0
@@ -87,7 +89,7 @@ def prepare(
     now: datetime,
     tenant: str = DEFAULT_TENANT,
     webhooks: bool = False,
-    max_input: int = 262_144,
+    max_input: int = MAX_INPUT,
 ) -> NewJob:
     """Check everything and make the job. Raises `InvalidInput` whose `detail` lists each fault."""
     faults = [*_faults(spec, now), *_input_faults(spec, task, max_input)]
@@ -257,7 +259,7 @@ def _input_faults(spec: JobSpec, task: Task[Any], max_input: int) -> list[dict[s
 def _json_faults(name: str, value: Json, limit: int) -> list[dict[str, str]]:
     try:
         json.dumps(value, allow_nan=False)
-        text = orjson.dumps(value)
+        text = written(value)
     except (TypeError, ValueError, RecursionError):
         said = "JSON: no lone surrogates, NaN, dates, bytes, huge integers or deep nesting"
         return [_fault(name, said)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import orjson
 import structlog
@@ -19,7 +20,13 @@ from agentflow.writer.tools import Prepare
 log = structlog.get_logger(__name__)
 
 MOST_BYTES = 200_000
-"""Of an event as JSON. The output and the text of a larger one stay here; GET has them."""
+"""Of an event as JSON. Parts of the result of a larger one stay here; GET has them."""
+
+_OMITTED: Sequence[Sequence[tuple[str, Any]]] = (
+    (("output", None), ("text", None)),
+    (("artifacts", []), ("usage", {})),
+)
+"""What is left out of a result, and then besides, with what stands in its place."""
 
 
 async def call_back(sql: Sql, ended: Sequence[Held], prepare: Prepare) -> list[NewJob]:
@@ -54,8 +61,10 @@ def event_of(view: JsonObject) -> JsonObject:
         "sequence": sequence,
         "data": view,
     }
-    result = view["result"]
-    if result is not None and len(orjson.dumps(event)) > MOST_BYTES:
-        event["data"] = {**view, "result": {**result, "output": None, "text": None}}
-        event["omitted"] = ["data.result.output", "data.result.text"]
+    for parts in _OMITTED:
+        if view["result"] is None or len(orjson.dumps(event)) <= MOST_BYTES:
+            break
+        event["data"] = view = {**view, "result": {**view["result"], **dict(parts)}}
+        omitted = event.setdefault("omitted", [])
+        omitted += [f"data.result.{name}" for name, _ in parts]
     return event

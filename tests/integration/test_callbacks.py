@@ -18,12 +18,14 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from support.fakes import Fake, rows, running, until
+from support.money import budget, ledger, shown
 from support.patience import PATIENCE
 from support.servers import free_port
 from support.serving import http_server
 
-from agentflow import AgentFlow, InvalidInput, Policy, Result
+from agentflow import AgentFlow, Artifact, InvalidInput, Policy, Result, SettingsError
 from agentflow.core.submission import CALLBACK_TASK
+from agentflow.settings import load_settings
 from agentflow.store import queries
 from agentflow.store.queries import JobFilter
 from agentflow.types import utcnow
@@ -234,6 +236,65 @@ async def test_a_large_result_is_left_out_and_that_is_said(
         assert event["data"]["result"]["text"] is None
 
 
+async def test_no_end_is_without_its_callback_whatever_it_holds(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    fake = Fake(Policy(backoff=0.01))
+    one = Artifact("data:text/plain;base64,aGVu", "n" * 100)
+    deepest: Any = 1
+    for _ in range(240):
+        deepest = [deepest]
+    fake.answers = {
+        1: Result(artifacts=[one] * 1500, usage={"u" * 60 + str(n): n for n in range(99)}),
+        2: Result(output=deepest),
+        3: Result(output=[deepest] * 2, text="x" * 1000),
+    }
+    async with running(tmp_path, fake, max_input=500) as app:
+        for n in fake.answers:
+            job = await app.submit("fake.work", {"n": n}, callback_url=receiver.url)
+            await until(app, job.id, "succeeded")
+            await callback_of(app, job.id)
+    first, second, third = receiver.events
+    assert first["omitted"][2:] == ["data.result.artifacts", "data.result.usage"]
+    assert (first["data"]["result"]["artifacts"], first["data"]["status"]) == ([], "succeeded")
+    assert second["data"]["result"]["output"] == deepest
+    assert "omitted" not in third
+
+
+async def test_callbacks_are_nobody_s_costs(receiver: Receiver, tmp_path: Path) -> None:
+    async with world(tmp_path) as app:
+        await budget(app, 2)
+        for _ in range(2):  # of unknown cost, so 1 each
+            job = await app.submit("fake.work", {"n": 1}, callback_url=receiver.url)
+            await callback_of(app, job.id)
+        assert await shown() == {"spent": "2", "reserved": "0", "left": "0"}
+        over = await app.submit("fake.work", {"n": 1}, callback_url=receiver.url)
+        await callback_of(app, over.id)
+        assert [e["type"] for e in receiver.events] == ["job.succeeded"] * 2 + ["job.failed"]
+        assert {line["task"] for line in await ledger()} == {"fake.work"}
+
+
+async def test_a_receiver_that_wants_a_rest_holds_up_no_other(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    async def late(request: Request) -> Response:
+        if "busy" in request.url.path:
+            return Response(status_code=429, headers={"retry-after": "60"})
+        return await receiver.take(request)
+
+    receiver.late = late
+    async with world(tmp_path) as app:
+        busy = await app.submit(
+            "fake.work", {"n": 1}, callback_url=receiver.url.replace("hook", "busy")
+        )
+        await callback_of(app, busy.id, "scheduled")
+        job = await app.submit("fake.work", {"n": 1}, callback_url=receiver.url)
+        await callback_of(app, job.id)
+        (told,) = await about(busy.id)
+        rest = datetime.fromisoformat(told["wake_at"]) - utcnow()
+        assert rest.total_seconds() > 40
+
+
 async def test_the_end_and_its_callback_are_committed_together(
     receiver: Receiver, tmp_path: Path
 ) -> None:
@@ -266,6 +327,27 @@ async def test_what_is_no_url_to_call_is_refused(
 
 
 async def test_without_a_secret_no_callback_is_promised(tmp_path: Path) -> None:
+    url = "https://example.com/"
     async with world(tmp_path) as app:
         with pytest.raises(InvalidInput, match="AGENTFLOW_CALLBACK_SECRET"):
-            await app.submit("fake.work", {}, callback_url="https://example.com/")
+            await app.submit("fake.work", {}, callback_url=url)
+        with pytest.raises(InvalidInput, match="AGENTFLOW_CALLBACK_SECRET"):
+            await app.adopt("fake.work", external_id="x", callback_url=url)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("SECRET", "whsec_MTIz", "AGENTFLOW_CALLBACK_SECRET: .*24 to 64 bytes"),
+        ("SECRET", f"{OLD} hunter2", "key 2 of 2 does not start with whsec_"),
+        ("ALLOW", "10.0.0.0/99", "'10.0.0.0/99' is not an address to allow"),
+        ("ALLOW", "receiver.local", "'receiver.local' is not an address to allow"),
+    ],
+)
+def test_a_wrong_setting_ends_the_start_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, why: str
+) -> None:
+    monkeypatch.setenv("AGENTFLOW_CALLBACK_SECRET", OLD)
+    monkeypatch.setenv(f"AGENTFLOW_CALLBACK_{name}", value)
+    with pytest.raises(SettingsError, match=why):
+        callbacks.callback_provider(load_settings())

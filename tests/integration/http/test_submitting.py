@@ -136,6 +136,21 @@ async def test_numbers_and_depths_that_cannot_be_kept_whole_are_refused(
     assert answer.json()["errors"][0]["loc"] == loc
 
 
+@pytest.mark.parametrize("where", ["input", "metadata"])
+async def test_what_is_taken_can_be_shown_however_deep_it_is(api: World, where: str) -> None:
+    taken = []
+    for levels in range(100, 256, 3):
+        value = orjson.loads(b"[" * levels + b"]" * levels)
+        given = {"input": value} if where == "input" else {"input": 1, "metadata": {"a": value}}
+        answer = await api.http.post("/v1/jobs", json={"task": "acme.echo", **given})
+        assert answer.status_code in (201, 422), answer.text
+        if answer.status_code == 201:
+            taken.append(answer.json()["urls"])
+    assert taken
+    for url in (taken[-1]["self"] + "?wait=1", taken[-1]["events"], "/v1/jobs", "/v1/events"):
+        assert (await api.http.get(url)).status_code == 200, url
+
+
 async def test_errors_do_not_grow_with_what_was_sent(api: World) -> None:
     answer = await api.http.post("/v1/jobs", json=GOOD | {f"f{i}": i for i in range(5000)})
     assert answer.status_code == 422
