@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from agentflow.core.providers import Scheme
 from agentflow.errors import SettingsError
 from agentflow.webhooks.hmacs import Hmac
-from agentflow.webhooks.jwks import Ed25519Jwks
+from agentflow.webhooks.jwks import FAL_KEYS, Ed25519Jwks
 from agentflow.webhooks.signatures import StandardWebhooks
 from agentflow.webhooks.static import StaticHeader
 
@@ -26,9 +26,8 @@ _READY: dict[str, Callable[[str], Scheme]] = {
     "slack": Hmac.slack,
     "stripe": Hmac.stripe,
     "elevenlabs": Hmac.elevenlabs,
-    "fal": lambda _: Ed25519Jwks.fal(),
 }
-KINDS = (*_CLASSES, *_READY)
+KINDS = (*_CLASSES, *_READY, "fal")
 
 
 def scheme_of(declared: Mapping[str, Any], secret: str = "webhook_secret") -> Scheme:
@@ -42,9 +41,14 @@ def scheme_of(declared: Mapping[str, Any], secret: str = "webhook_secret") -> Sc
     if not isinstance(kind, str) or kind not in KINDS:
         raise SettingsError(f"There is no scheme {kind!r}; there are {', '.join(KINDS)}")
     if kind in _READY:
-        url = given.pop("url", None) if kind == "fal" else None
         _none_left(kind, given, {})
-        return Ed25519Jwks.fal(url) if isinstance(url, str) else _READY[kind](secret)
+        return _READY[kind](secret)
+    if kind == "fal":
+        url = given.pop("url", FAL_KEYS)
+        _none_left(kind, given, {"url"})
+        if not isinstance(url, str):
+            raise SettingsError("scheme fal: url: it is a text")
+        return Ed25519Jwks.fal(url)
     cls = _CLASSES[kind]
     names = {field.name for field in fields(cls)}
     if "secret" in names:

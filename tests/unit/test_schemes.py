@@ -387,6 +387,8 @@ def test_a_scheme_can_be_declared() -> None:
         ({"kind": "md5"}, "no scheme 'md5'"),
         ({"kind": ["hmac"]}, "no scheme"),
         ({"kind": "github", "header": "x"}, "knows no header"),
+        ({"kind": "fal", "url": 7}, "scheme fal: url"),
+        ({"kind": "fal", "tolerance": 7}, "knows no tolerance"),
         ({"kind": "hmac"}, "header"),
         ({"kind": "hmac", "header": "x", "secret": "k" * 20}, "knows no secret"),
         ({"kind": "hmac", "header": "x", "encoding": "hexa"}, "encoding"),
