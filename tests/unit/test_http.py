@@ -13,12 +13,16 @@ from agentflow_http.auth import Redaction
 from agentflow_http.declared import services
 from agentflow_http.failures import failure, seconds
 from agentflow_http.pointer import at, checked, every, put
+from agentflow_http.provider import http_provider
 from agentflow_http.service import Operation, Service, checked_path
+from agentflow_http.session import Session
 from agentflow_http.work import facts
 from pydantic import ValidationError
 
-from agentflow import Changed, Delivery, Failed, Progressed, SettingsError, Succeeded
+from agentflow import Changed, Delivery, Failed, InvalidInput, Progressed, SettingsError, Succeeded
 from agentflow.errors import ProviderFailure
+from agentflow.plugins.catalogue import Catalogue
+from agentflow.plugins.limiting import Limits
 
 GOOD: dict[str, Any] = {"base_url": "https://api.example.com/v1"}
 WORK: dict[str, Any] = {"id": "/id", "status": "/s", "succeeded": ["done"]}
@@ -239,11 +243,33 @@ def test_a_webhook_is_read_as_declared() -> None:
     "body",
     [b"", b"{", b"\xff", [], 5, None, "x", {"id": "a"}, {"id": "a", "s": None},
      {"id": "a", "s": {}}, {"id": ["a"], "s": "done"}, {"id": "", "s": "done"},
-     {"id": "x" * 256, "s": "done"}],
+     {"id": "x" * 256, "s": "done"}, {"id": "..", "s": "done"}],
     ids=str,
 )  # fmt: skip
 def test_a_webhook_that_makes_no_sense_says_nothing(body: Any) -> None:
     assert told(body) == []
+
+
+def test_no_id_of_work_leads_to_another_path() -> None:
+    session = Session("acme", Service.model_validate(GOOD))
+    assert session.url("/v/{id}", "a/../b?c") == "https://api.example.com/v1/v/a%2F..%2Fb%3Fc"
+    for dots in (".", ".."):
+        with pytest.raises(InvalidInput):
+            session.url("/v/{id}", dots)
+
+
+def test_a_429_of_http_is_about_one_host() -> None:
+    limits = Limits(Catalogue([], [http_provider({})]))
+    pauses = [
+        limits.for_call(task, {"url": url}).options[0].pauses
+        for task, url in (
+            ("http.get", "https://a.example.com/x"), ("http.request", "https://A.example.com/y?z"),
+            ("http.get", "https://b.example.com/x"), ("http.get", "http://["),
+        )
+    ]  # fmt: skip
+    assert pauses[0] == pauses[1]
+    assert len({each[-1] for each in pauses}) == 3
+    assert pauses[3] == (pauses[0][0],)
 
 
 @pytest.mark.parametrize("value", [None, "x", {"deep": ["x"]}, 5, [], True, 1e400])

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr, create_model, model_valid
 from agentflow import (
     Delivery,
     InvalidInput,
+    Limit,
     PermissionRefused,
     Policy,
     Provider,
@@ -44,7 +45,12 @@ if TYPE_CHECKING:
 
 def http_provider(services: Mapping[str, Service]) -> Provider:
     """`http.get` and `http.request`, which reach what the settings allow."""
-    provider = Provider("http", settings=HttpSettings, description="Any HTTP service")
+    provider = Provider(
+        "http",
+        settings=HttpSettings,
+        description="Any HTTP service",
+        limits=Limit(by=_host),  # a 429 is about one of them
+    )
     sessions = {name: Session(name, each) for name, each in services.items()}
 
     @provider.task("get", input=HttpGet, policy=Policy(repeatable=True))
@@ -60,6 +66,10 @@ def http_provider(services: Mapping[str, Service]) -> Provider:
         return await session.result(call, of_url(input), repeatable=False)
 
     return provider
+
+
+def _host(input: Any) -> str:
+    return place(str(input["url"]))
 
 
 def _session(

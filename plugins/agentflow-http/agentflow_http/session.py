@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from agentflow import AuthenticationFailed, ProviderFailure, Result
+from agentflow import AuthenticationFailed, InvalidInput, ProviderFailure, Result
 from agentflow_http.answers import result_of
 from agentflow_http.asking import Ask
 from agentflow_http.auth import OAuth2, Query, Redaction, is_set
@@ -89,7 +89,9 @@ class Session:
         return said
 
     def url(self, template: str, id: str) -> str:
-        """A path of the work `id`."""
+        """A path of the work `id`. Raises `InvalidInput` for one that would lead elsewhere."""
+        if id in (".", ".."):
+            raise InvalidInput(f"{id!r} is no id of any work.")
         return self.service.base_url + template.replace("{id}", quote(id, safe=""))
 
 

@@ -59,9 +59,10 @@ def result(found: Any, reading: Reading, redaction: Redaction) -> Result:
 
 
 def identity(document: Any, pointer: str) -> str | None:
-    """The service's id of the work: a text, or a number as text."""
+    """The service's id of the work: a text, or a number as text. Dots alone are none: in a path
+    they would lead elsewhere."""
     found = at(document, pointer)
-    if isinstance(found, bool) or not isinstance(found, str | int):
+    if isinstance(found, bool) or not isinstance(found, str | int) or found in (".", ".."):
         return None
     return str(found) if 1 <= len(str(found)) <= LONGEST else None
 
