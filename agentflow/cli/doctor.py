@@ -121,12 +121,13 @@ def _plugins(settings: Any) -> Iterator[Finding]:
     for plugin in known.plugins:
         view = plugin_view(plugin, known)
         name = f"plugin {view['name']}"
-        if not view["usable"]:
-            yield Finding(name, "fail", str(view["problem"]))
-            continue
-        yield Finding(name, "ok", f"{view['distribution']} {view['version']}")
+        if view["usable"]:
+            yield Finding(name, "ok", f"{view['distribution']} {view['version']}")
+        else:
+            yield Finding(name, "fail", known.problems.get(plugin.name) or "it has no provider")
         for provider in view["providers"]:
-            yield from _keys(known.providers[provider], settings.public_url)
+            if provider in known.providers:
+                yield from _keys(known.providers[provider], settings.public_url)
 
 
 def _keys(ready: Any, public_url: str | None) -> Iterator[Finding]:

@@ -44,10 +44,11 @@ def index(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 def plugin_view(plugin: Plugin, known: Catalogue) -> dict[str, Any]:
-    """`problem` is why it is left out, or why its webhooks are refused."""
+    """`problem` is why it or a part of it is left out, and why webhooks are refused."""
     problem = known.problems.get(plugin.name)
     ready = [known.providers[p.name] for p in plugin.providers if p.name in known.providers]
-    webhooks = next((f"webhooks: {r.webhook_problem}" for r in ready if r.webhook_problem), None)
+    refused = {r.provider.name: r.webhook_problem for r in ready if r.webhook_problem}
+    said = [f"webhooks{_of(name, plugin)}: {why}" for name, why in refused.items()]
     return {
         "name": plugin.name,
         "distribution": plugin.distribution,
@@ -55,8 +56,13 @@ def plugin_view(plugin: Plugin, known: Catalogue) -> dict[str, Any]:
         "providers": [p.name for p in plugin.providers],
         "tasks": [task for p in plugin.providers for task in sorted(p.tasks)],
         "usable": problem is None and bool(ready),
-        "problem": problem or webhooks,
+        "problem": "; ".join([problem, *said] if problem else said) or None,
     }
+
+
+def _of(provider: str, plugin: Plugin) -> str:
+    """Which of several."""
+    return "" if provider == plugin.name else f" of {provider}"
 
 
 @commands.command("test")

@@ -49,4 +49,8 @@ def _price(entry: Any) -> Price:
     per = entry.get("per", Decimal(1))
     if not isinstance(per, Decimal) or per != per.to_integral_value():
         raise ValueError("per is a number of units, from 1")
-    return Price(**{**entry, "since": date.fromisoformat(entry["since"]), "per": int(per)})
+    try:
+        since = date.fromisoformat(entry["since"])
+    except (TypeError, ValueError):
+        raise ValueError("since is a day, as 2026-11-05") from None
+    return Price(**{**entry, "since": since, "per": int(per)})

@@ -7,6 +7,7 @@ each try, a signature by every key that is set, 2xx as the only success, 410 as 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import httpx
@@ -57,11 +58,14 @@ def callback_provider(settings: Settings) -> Provider | None:
     keys, allow = secret.replace(",", " ").split(), settings.callback_allow
     if not keys:
         return None
-    try:
-        StandardWebhooksVerifier(keys).check()
-    except SettingsError as error:
-        raise SettingsError(f"AGENTFLOW_CALLBACK_SECRET: {error.message}") from None
-    Allowed.of(allow)
+    for variable, check in (
+        ("SECRET", StandardWebhooksVerifier(keys).check),
+        ("ALLOW", partial(Allowed.of, allow)),
+    ):
+        try:
+            check()
+        except SettingsError as error:
+            raise SettingsError(f"AGENTFLOW_CALLBACK_{variable}: {error.message}") from None
 
     async def callback(_: Call, input: Callback) -> JsonObject:
         return await post(input, keys, allow)

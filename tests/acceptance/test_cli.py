@@ -191,6 +191,37 @@ def test_plugins_are_listed_without_a_server() -> None:
     assert mine["problem"].startswith("webhooks: ")
 
 
+def test_of_several_services_each_is_said_what_is_wrong_with_it(tmp_path) -> None:
+    hook = {"scheme": {"kind": "github"}, "id": "/id", "status": "/s", "succeeded": ["done"]}
+    services = {
+        "good": {"base_url": "https://a.example.com"},
+        "wrong": {"base_url": "http://b.example.com"},
+        "keyless": {"base_url": "https://c.example.com", "webhook": {**hook, "secret": ""}},
+        "weak": {"base_url": "https://d.example.com", "webhook": {**hook, "secret": "short"}},
+    }
+    env = {
+        "AGENTFLOW_HTTP_SERVICES": json.dumps(services),
+        "AGENTFLOW_DATA_DIR": str(tmp_path),
+        "AGENTFLOW_PORT": str(free_port()),
+    }
+    found = agentflow("plugins", "--json", env=env).json["items"]
+    mine = next(each for each in found if each["name"] == "http")
+    assert mine["problem"].split("; ") == [
+        "AGENTFLOW_HTTP_SERVICES: wrong: base_url: http is for private services (private = true)",
+        "webhooks of keyless: No webhook key is set: copy the signing secret from the provider",
+        "webhooks of weak: Webhook key 1 of 1 is not of 16 to 512 bytes",
+    ]
+    doctor = agentflow("doctor", "--json", "--offline", env=env)
+    said = [(each["check"], each["state"]) for each in doctor.json["items"]]
+    assert ("plugin http", "fail") in said
+    assert [each for each in said if each[0].startswith(("good", "keyless", "weak"))] == [
+        ("keyless key", "warn"),
+        ("keyless webhooks", "warn"),
+        ("weak key", "ok"),
+        ("weak webhooks", "warn"),
+    ]
+
+
 def test_the_log_holds_no_input_and_no_secret(server: Dev) -> None:
     order = ORDER.replace("a fox", "a very private fox")
     assert server("submit", "replicate.predict", order).code == 0

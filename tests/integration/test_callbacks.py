@@ -340,7 +340,11 @@ async def test_without_a_secret_no_callback_is_promised(tmp_path: Path) -> None:
     [
         ("SECRET", "whsec_MTIz", "AGENTFLOW_CALLBACK_SECRET: .*24 to 64 bytes"),
         ("SECRET", f"{OLD} hunter2", "key 2 of 2 does not start with whsec_"),
-        ("ALLOW", "10.0.0.0/99", "'10.0.0.0/99' is not an address to allow"),
+        (
+            "ALLOW",
+            "10.0.0.0/99",
+            "AGENTFLOW_CALLBACK_ALLOW: '10.0.0.0/99' is not an address to allow",
+        ),
         ("ALLOW", "receiver.local", "'receiver.local' is not an address to allow"),
     ],
 )

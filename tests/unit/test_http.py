@@ -16,10 +16,20 @@ from agentflow_http.pointer import at, checked, every, put
 from agentflow_http.provider import http_provider
 from agentflow_http.service import Operation, Service, checked_path
 from agentflow_http.session import Session
+from agentflow_http.settings import HttpSettings
 from agentflow_http.work import facts
 from pydantic import ValidationError
 
-from agentflow import Changed, Delivery, Failed, InvalidInput, Progressed, SettingsError, Succeeded
+from agentflow import (
+    Changed,
+    Delivery,
+    Failed,
+    InvalidInput,
+    Progressed,
+    SettingsError,
+    Succeeded,
+    guarded_client,
+)
 from agentflow.errors import ProviderFailure
 from agentflow.plugins.catalogue import Catalogue
 from agentflow.plugins.limiting import Limits
@@ -194,6 +204,36 @@ def test_what_cannot_be_read_at_all_ends_the_plugin_with_a_sentence(
     monkeypatch.setenv("AGENTFLOW_HTTP_SERVICES", text)
     with pytest.raises(SettingsError, match="AGENTFLOW_HTTP_SERVICES"):
         agentflow_http.agentflow_providers()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HOSTS", '["https://api.example.com"]'), ("HOSTS", '["api.example.com:80"]'),
+        ("HOSTS", '[""]'), ("HOSTS", "[api.example.com]"), ("HOSTS", "[7]"), ("PRIVATE", '["internal"]'),
+        ("PRIVATE", '["10.0.0.0/99"]'), ("PRIVATE", '["http://internal:80"]'),
+        ("PRIVATE", '["internal:0"]'), ("MAX_RESPONSE", "0"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_ends_the_plugin_and_is_named(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"AGENTFLOW_HTTP_{name}", value)
+    with pytest.raises(SettingsError, match=f"AGENTFLOW_HTTP_{name}"):
+        agentflow_http.agentflow_providers()
+
+
+def test_what_may_be_called_is_said_in_every_way_that_the_page_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AGENTFLOW_HTTP_HOSTS", '["*", "api.example.com", "*.x.com", "10.0.0.1"]')
+    private = '["in:80", "10.0.0.1:8080", "[::1]:80", "10.0.0.0/8", "fd00::/8"]'
+    monkeypatch.setenv("AGENTFLOW_HTTP_PRIVATE", private)
+    read = HttpSettings.read()
+    assert (len(read.hosts), len(read.private)) == (4, 5)
+    monkeypatch.setenv("AGENTFLOW_HTTP_HOSTS", "a.example.com, *.x.com")
+    assert HttpSettings.read().hosts == {"a.example.com", "*.x.com"}
+    guarded_client(read.private)
 
 
 def test_services_lie_in_json_or_toml_and_their_secrets_in_the_environment(

@@ -46,4 +46,9 @@ def _service(given: Any) -> Service | str:
         return Service.model_validate(given)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)
-        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found[:5])
+        return "; ".join(": ".join(filter(None, _said(e))) for e in found[:5])
+
+
+def _said(error: Any) -> tuple[str, str]:
+    """Where it is, if not everywhere, and what is wrong."""
+    return ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")

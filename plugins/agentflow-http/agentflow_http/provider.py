@@ -109,12 +109,10 @@ def _open(settings: HttpSettings, url: str) -> Session:
 
 
 class ServiceSettings(BaseModel):
-    """The secrets of a service, where the core knows to cut them out."""
+    """The secrets of a service, where the core knows to cut them out: `credential` and
+    `webhook_secret`, those that it declares."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
-
-    credential: SecretStr = SecretStr("")
-    webhook_secret: SecretStr = SecretStr("")
 
 
 def broken_provider(name: str, problem: str) -> Provider:
@@ -130,13 +128,15 @@ def broken_provider(name: str, problem: str) -> Provider:
 def service_provider(name: str, service: Service) -> Provider:
     """`NAME.get`, `NAME.request`, and the tasks that are declared."""
     hook = service.webhook
-    secret = hook.secret if hook and hook.secret else SecretStr("")
-    credential = SecretStr(next(iter(secrets_of(service.auth)), ""))
+    secrets: dict[str, Any] = {}
+    if service.auth is not None:
+        secrets["credential"] = SecretStr(next(iter(secrets_of(service.auth)), ""))
+    if hook is not None and hook.secret is not None:
+        secrets["webhook_secret"] = hook.secret
     settings = create_model(
         f"{name}_Settings",
         __base__=ServiceSettings,
-        credential=(SecretStr, credential),
-        webhook_secret=(SecretStr, secret),
+        **{field: (SecretStr, secret) for field, secret in secrets.items()},
     )
     provider = Provider(
         name,
