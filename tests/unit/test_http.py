@@ -210,8 +210,8 @@ def test_what_cannot_be_read_at_all_ends_the_plugin_with_a_sentence(
     ("name", "value"),
     [
         ("HOSTS", '["https://api.example.com"]'), ("HOSTS", '["api.example.com:80"]'),
-        ("HOSTS", '[""]'), ("HOSTS", "[api.example.com]"), ("HOSTS", "[7]"), ("PRIVATE", '["internal"]'),
-        ("PRIVATE", '["10.0.0.0/99"]'), ("PRIVATE", '["http://internal:80"]'),
+        ("HOSTS", '[""]'), ("HOSTS", "[api.example.com]"), ("HOSTS", "[7]"),
+        ("PRIVATE", '["internal"]'), ("PRIVATE", '["10.0.0.0/99"]'), ("PRIVATE", '["http://internal:80"]'),
         ("PRIVATE", '["internal:0"]'), ("MAX_RESPONSE", "0"),
     ],
 )  # fmt: skip
