@@ -66,7 +66,7 @@ async def receive(request: Request) -> Response:
             received_at=now,
             tenant=DEFAULT_TENANT,  # the signature is the proof, whatever page it came from
             provider=ready.provider.name,
-            dedup_key=_dedup_key(verified.delivery_id, raw),
+            dedup_key=_dedup_key(verified.delivery_id, raw, token),
             token=token,
             headers=_kept(request, verified.proof) | trace,
         )
@@ -135,11 +135,14 @@ async def _verified(ready: Ready, request: Request, raw: bytes, now: datetime) -
         raise SignatureError("the signature cannot be read") from None
 
 
-def _dedup_key(delivery_id: str | None, raw: bytes) -> str:
-    """The provider's own id of the delivery, or what it says."""
-    if delivery_id and len(delivery_id) <= 255:
-        return f"id:{delivery_id}"
-    said = delivery_id.encode(errors="replace") if delivery_id else raw
+def _dedup_key(delivery_id: str | None, raw: bytes, token: str | None) -> str:
+    """The provider's own id of the delivery, or what it says, and of which attempt: a body that
+    names no work says of each the same."""
+    if delivery_id:
+        if len(delivery_id) <= 255:
+            return f"id:{delivery_id}"
+        return f"sha256:{hashlib.sha256(delivery_id.encode(errors='replace')).hexdigest()}"
+    said = raw if token is None else token.encode() + b"\n" + raw
     return f"sha256:{hashlib.sha256(said).hexdigest()}"
 
 

@@ -17,13 +17,23 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
-from support.fakes import Fake, rows, running, until
+from support.fakes import Fake, reasons, rows, running, tell, until
 from support.money import budget, ledger, shown
 from support.patience import PATIENCE
 from support.servers import free_port
 from support.serving import http_server
 
-from agentflow import AgentFlow, Artifact, InvalidInput, Policy, Result, SettingsError
+from agentflow import (
+    AgentFlow,
+    Artifact,
+    Failed,
+    InvalidInput,
+    Policy,
+    ProviderError,
+    Result,
+    SettingsError,
+    Succeeded,
+)
 from agentflow.core.submission import CALLBACK_TASK
 from agentflow.settings import load_settings
 from agentflow.store import queries
@@ -121,6 +131,19 @@ async def test_a_cancel_is_an_end_too(receiver: Receiver, tmp_path: Path) -> Non
         await job.cancel()
         await callback_of(app, job.id)
         assert [e["type"] for e in receiver.events] == ["job.canceled"]
+
+
+async def test_what_is_heard_after_the_end_is_no_second_one(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    async with world(tmp_path) as app:
+        job = await app.submit("fake.work", {"n": 1}, callback_url=receiver.url)
+        await callback_of(app, job.id)
+        for late in (Failed(ProviderError("late"), attempt=1), Succeeded(Result(), attempt=1)):
+            await tell(app, job.id, late)
+        await app.runtime.writer.settled()
+        assert len(await reasons(job.id)) == 5, "heard, and ignored"
+        assert len(await about(job.id)) == 1
 
 
 async def test_every_try_has_the_same_id_and_body(receiver: Receiver, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ class World:
     pair: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
     answers: list[int] = field(default_factory=list)
     asked: int = 0
+    padding: int = 0
 
     async def jwks(self, _: Request) -> Response:
         self.asked += 1
@@ -47,7 +48,8 @@ class World:
         status = self.answers.pop(0) if self.answers else 200
         x = base64.urlsafe_b64encode(self.pair.public_key().public_bytes_raw()).decode()
         key = {"kty": "OKP", "crv": "Ed25519", "x": x.rstrip("=")}
-        return Response(orjson.dumps({"keys": [key]}), status, {"location": "/elsewhere"})
+        said = orjson.dumps({"keys": [key]}) + b" " * self.padding
+        return Response(said, status, {"location": "/jwks"})
 
     async def deliver(self, id: str = "r-1", pair: Ed25519PrivateKey | None = None) -> Any:
         body, stamp = b'{"status": "OK"}', str(int(utcnow().timestamp()))
@@ -105,6 +107,11 @@ async def test_while_keys_are_out_of_reach_the_sender_is_asked_to_come_again(
     assert await rows("SELECT id FROM agentflow_inbox") == []
 
 
+async def test_a_document_of_keys_without_end_is_not_read(world: World) -> None:
+    world.padding = 100_000
+    assert (await world.deliver()).status_code == 503
+
+
 async def test_the_secret_of_a_static_header_is_not_stored(world: World) -> None:
     headers = {"X-Plain": SECRET, "X-Event": "made"}
     answer = await world.http.post("/webhooks/fixed", content=b"{}", headers=headers)
@@ -114,3 +121,18 @@ async def test_the_secret_of_a_static_header_is_not_stored(world: World) -> None
     assert SECRET not in shown
     wrong = await world.http.post("/webhooks/fixed", content=b"{}", headers={"X-Plain": "x" * 26})
     assert wrong.status_code == 401
+
+
+async def test_a_body_without_any_id_is_news_of_each_attempt_it_is_sent_about(
+    world: World,
+) -> None:
+    async def deliver(place: str) -> str:
+        headers = {"X-Plain": SECRET}
+        answer = await world.http.post(
+            f"/webhooks/fixed{place}", content=b'{"status": "done"}', headers=headers
+        )
+        return str(answer.json()["status"])
+
+    said = [await deliver(place) for place in (f"/{'a' * 32}", f"/{'b' * 32}", "")]
+    assert said == ["stored"] * 3
+    assert [await deliver(place) for place in (f"/{'b' * 32}", "")] == ["duplicate"] * 2
