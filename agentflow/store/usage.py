@@ -18,6 +18,8 @@ from agentflow.types import JsonObject
 GROUPS = ("task", "model", "tag", "tenant", "day", "month")
 MOST = 1000
 """Groups of one answer."""
+MOST_COUNTS = 40 * MOST
+"""Units, of all of them together."""
 
 _ROW = (
     "job_id", "attempt", "tenant", "task", "model", "outcome", "usage", "amount", "currency",
@@ -96,23 +98,26 @@ async def usage_sums(
     names = {group: _expression(sql, group) for group in groups}
     picked = "".join(f', {expression} AS "{group}"' for group, expression in names.items())
     by = "".join(f", {expression}" for expression in names.values())
-    order = ", ".join(f'"{group}"' for group in groups)
+    order = "ORDER BY " + ", ".join(f'"{group}"' for group in groups) if groups else ""
     rows = await sql.rows(
         'SELECT u."currency", COUNT(*) AS "calls",'
         f' SUM(u."amount" / {_WHOLE}) AS "whole", SUM(u."amount" % {_WHOLE}) AS "part"{picked}'
         f' FROM "agentflow_usage" u {join} WHERE {where}'
-        f' GROUP BY u."currency"{by}'
-        f"{f' ORDER BY {order}' if order else ''} LIMIT {4 * MOST}",
+        f' GROUP BY u."currency"{by} {order} LIMIT {4 * MOST}',
         values,
     )
     counted = await sql.rows(
         f'SELECT e."key" AS "unit", SUM({_number(sql)}) AS "count"{picked}'
         f' FROM "agentflow_usage" u {join} {_each_unit(sql)} WHERE {where}'
-        f' GROUP BY e."key"{by} LIMIT {40 * MOST}',
+        f' GROUP BY e."key"{by} {order} LIMIT {MOST_COUNTS}',
         values,
     )
     items = _folded(groups, rows, counted)
-    return items[:MOST], len(items) > MOST or len(rows) == 4 * MOST
+    shown = MOST
+    if len(counted) == MOST_COUNTS:  # of the last group there may be more
+        last = {group: counted[-1][group] for group in groups}
+        shown = min(MOST, [item["group"] for item in items].index(last))
+    return items[:shown], len(items) > shown or len(rows) == 4 * MOST
 
 
 def _conditions(
