@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import agentflow_http
 import pytest
-from agentflow_http.asking import HttpRequest, bound_operation
+from agentflow_http.asking import HttpGet, HttpRequest, bound_operation
 from agentflow_http.auth import Redaction
 from agentflow_http.declared import services
 from agentflow_http.failures import failure, seconds
@@ -25,6 +26,7 @@ from agentflow import (
     Delivery,
     Failed,
     InvalidInput,
+    PermissionRefused,
     Progressed,
     SettingsError,
     Succeeded,
@@ -296,6 +298,24 @@ def test_no_id_of_work_leads_to_another_path() -> None:
     for dots in (".", ".."):
         with pytest.raises(InvalidInput):
             session.url("/v/{id}", dots)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.example.com/v2/x", "https://api.example.com/v1x", "https://api.example.com/",
+        "https://api.example.com/v1/../v2", "https://api.example.com/v1/%2e%2e/v2",
+        "https://api.example.com:444/v1/x", "http://api.example.com/v1/x",
+        "https://api.example.com.evil.com/v1/x", "https://evil.com/v1/x",
+    ],
+)  # fmt: skip
+async def test_credentials_go_to_what_is_below_the_base_url_alone(url: str) -> None:
+    auth = {"kind": "bearer", "token": "secret-token"}
+    provider = http_provider({"acme": Service.model_validate(GOOD | {"auth": auth})})
+    call: Any = SimpleNamespace(settings=HttpSettings())
+    for name, model in (("http.get", HttpGet), ("http.request", HttpRequest)):
+        with pytest.raises(PermissionRefused):
+            await provider.tasks[name].function(call, model(url=url, auth="acme"))
 
 
 def test_a_429_of_http_is_about_one_host() -> None:
