@@ -130,14 +130,11 @@ def service_provider(name: str, service: Service) -> Provider:
     hook = service.webhook
     secrets: dict[str, Any] = {}
     if service.auth is not None:
-        secrets["credential"] = SecretStr(next(iter(secrets_of(service.auth)), ""))
+        credential = SecretStr(next(iter(secrets_of(service.auth)), ""))
+        secrets["credential"] = (SecretStr, credential)
     if hook is not None and hook.secret is not None:
-        secrets["webhook_secret"] = hook.secret
-    settings = create_model(
-        f"{name}_Settings",
-        __base__=ServiceSettings,
-        **{field: (SecretStr, secret) for field, secret in secrets.items()},
-    )
+        secrets["webhook_secret"] = (SecretStr, hook.secret)
+    settings: Any = create_model(f"{name}_Settings", __base__=ServiceSettings, **secrets)
     provider = Provider(
         name,
         settings=settings,
