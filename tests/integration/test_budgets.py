@@ -133,6 +133,23 @@ async def test_a_new_day_has_a_budget_of_its_own(tmp_path: Path) -> None:
         assert [await ends(), await ends()] == ["succeeded", "failed"]
 
 
+async def test_a_call_counts_for_the_period_in_which_it_was_granted(tmp_path: Path) -> None:
+    async with running(tmp_path, priced()) as app:
+        if app.runtime.shared:
+            return  # PostgreSQL's clock does not go by ours
+        await budget(app, 1, period="day")
+        old = await app.submit("fake.work", {}, deadline=3 * 86_400)
+        await until(app, old.id, "waiting")
+        app.runtime.clock.advance(86_400)
+        new = await app.submit("fake.work", {}, deadline=3 * 86_400)
+        await until(app, new.id, "waiting")
+        await tell(app, old.id, Succeeded(done(5), attempt=1))
+        assert await shown() == {"spent": "0", "reserved": "1", "left": "0"}
+        await tell(app, new.id, Succeeded(done(5), attempt=1))
+        assert await shown() == {"spent": "0.5", "reserved": "0", "left": "0.5"}
+        assert await findings() == []
+
+
 async def test_a_new_budget_begins_with_what_was_spent_before(tmp_path: Path) -> None:
     fake = priced()
     fake.answers = {0: done(), 1: Result()}
