@@ -7,9 +7,19 @@ from pathlib import Path
 
 import pytest
 from support.fakes import Fake, reasons, rows, running, tell, until
-from support.money import budget, done, findings, granted, priced, shown
+from support.money import budget, done, findings, granted, ledger, priced, shown
 
-from agentflow import Accepted, Cost, Policy, RateLimited, Result, Succeeded
+from agentflow import (
+    Accepted,
+    CallTimeout,
+    Cost,
+    Failed,
+    Policy,
+    ProviderError,
+    RateLimited,
+    Result,
+    Succeeded,
+)
 
 
 async def test_what_does_not_fit_is_not_called_and_says_why(tmp_path: Path) -> None:
@@ -96,6 +106,39 @@ async def test_what_is_handed_back_canceled_or_refused_keeps_no_room(tmp_path: P
         await until(app, job.id, "succeeded")
         assert await shown() == {"spent": "0.3", "reserved": "0", "left": "8.7"}
         assert await findings() == []
+
+
+async def test_a_late_success_is_not_counted_twice(tmp_path: Path) -> None:
+    async with running(tmp_path, priced(Policy(on_unknown="retry", backoff=0.0))) as app:
+        await app.runtime.serving.stop(0)
+        await budget(app, 9)
+        job = await app.submit("fake.work", {})
+        await granted(app, job.id, 1)
+        await tell(app, job.id, Accepted("x", attempt=1))
+        await tell(app, job.id, Failed(ProviderError("?", retryable=True), attempt=1))
+        assert (await shown())["spent"] == "1", "nobody knows what it cost"
+        await granted(app, job.id, 2)
+        await tell(app, job.id, Succeeded(done(), attempt=1, external_id="x"))
+        await until(app, job.id, "succeeded")
+        assert await shown() == {"spent": "2", "reserved": "0", "left": "7"}
+
+
+@pytest.mark.parametrize("how", ["surely not", "accepted", "used", "repeatable"])
+async def test_a_failed_call_is_free_only_if_it_surely_had_no_effect(
+    tmp_path: Path, how: str
+) -> None:
+    async with running(tmp_path, priced(Policy(repeatable=how == "repeatable"))) as app:
+        await app.runtime.serving.stop(0)
+        await budget(app, 9)
+        job = await app.submit("fake.work", {}, max_attempts=1)
+        await granted(app, job.id, 1)
+        if how == "accepted":
+            await tell(app, job.id, Accepted("x", attempt=1))
+        usage = {"seconds": 2.0} if how == "used" else None
+        await tell(app, job.id, Failed(CallTimeout("late"), attempt=1, usage=usage))
+        await until(app, job.id, "failed")
+        cost = {"surely not": "0", "used": "0.2"}.get(how, "1")
+        assert ((await shown())["spent"], len(await ledger())) == (cost, int(cost != "0"))
 
 
 async def test_a_budget_of_a_tag_holds_for_that_tag_alone(tmp_path: Path) -> None:
