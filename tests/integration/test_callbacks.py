@@ -133,6 +133,17 @@ async def test_a_cancel_is_an_end_too(receiver: Receiver, tmp_path: Path) -> Non
         assert [e["type"] for e in receiver.events] == ["job.canceled"]
 
 
+async def test_a_callback_is_its_jobs_tenants(receiver: Receiver, tmp_path: Path) -> None:
+    async with world(tmp_path) as app:
+        job = await app.submit("fake.work", {"n": 1}, tenant="other", callback_url=receiver.url)
+        wanted = JobFilter(entity=f"job:{job.id}")
+        async with asyncio.timeout(PATIENCE):
+            while not receiver.came:
+                await asyncio.sleep(0.01)
+        assert len((await queries.list_jobs("other", wanted))[0]) == 1
+        assert await about(job.id) == []
+
+
 async def test_what_is_heard_after_the_end_is_no_second_one(
     receiver: Receiver, tmp_path: Path
 ) -> None:
