@@ -83,12 +83,13 @@ def judge(
     In a process of its own, against the plugin's simulator: no key is needed. The plugin must be
     installed (pip install -e PATH), and pytest.
     """
-    from agentflow.cli.showing import write_json
+    from agentflow.cli.showing import counting, write_json
     from agentflow.testing.report import run_suite
 
     if not path.exists():
         leave(Code.USAGE, f"There is no {path}")
-    report = run_suite(path, check)
+    with counting("checks") as advance:
+        report = run_suite(path, check, advance)
     if as_json:
         write_json(report.view())
     else:

@@ -33,6 +33,12 @@ STATUSES: Mapping[int, frozenset[str]] = {
 }
 
 
+_WHY_NONE = {
+    "late": "no order says later=True",
+    "slow": "no order with slow= is of a task that has @task.cancel",
+}
+
+
 class Subject:
     """The attributes to set. The first three are needed."""
 
@@ -91,7 +97,8 @@ class Subject:
         }
         for name, values in chosen.items():
             if name in metafunc.fixturenames:
-                none = [pytest.param(None, marks=pytest.mark.skip(f"no order is {name}"))]
+                why = _WHY_NONE.get(name, f"no order is {name}")
+                none = [pytest.param(None, marks=pytest.mark.skip(why))]
                 metafunc.parametrize(name, values or none, ids=str)
 
     def task(self, order: Order) -> Task[Any]:
