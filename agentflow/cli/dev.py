@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentflow.cli.leaving import settings_checked
+from agentflow.cli.leaving import leave_behind, settings_checked
 from agentflow.cli.options import AppName, Data
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ async def _run(changes: Mapping[str, str], simulate: bool) -> None:
         await stack.enter_async_context(narrating(app.runtime))
         async with server.serving(listener):
             _banner(app.runtime, load_settings(), simulated)
+    leave_behind()
 
 
 def configure_logs(settings: Settings) -> None:

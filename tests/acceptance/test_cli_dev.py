@@ -152,6 +152,33 @@ def test_a_strangers_simulator_is_brought_too_and_a_broken_one_left_out(tmp_path
         assert "hello" in running("submit", "acme.ask", "{}").out
 
 
+STAYS = """
+import asyncio
+from agentflow import AgentFlow
+
+app = AgentFlow()
+
+@app.task("shop.stay")
+async def stay(call, input):
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+"""
+
+
+def test_it_ends_though_a_function_goes_on_when_it_is_canceled(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(STAYS)
+    with dev(tmp_path, "--app", "shop:app", AGENTFLOW_GRACE="0.1") as running:
+        id = running("submit", "shop.stay", "null", "--no-wait").out.strip()
+        while running("jobs", "show", id, "--json").json["status"] != "running":
+            time.sleep(0.1)
+        assert running.stop(signal.SIGTERM) == 0
+        assert "A function does not end when it is canceled" in running.log
+        assert "shop.py:" in running.log
+
+
 def test_the_application_runs_in_it_and_its_handlers_are_retried(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(APP)
     with dev(tmp_path, "--app", "shop:app") as running:
