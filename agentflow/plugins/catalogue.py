@@ -191,7 +191,9 @@ def _prices(provider: Provider, settings: Any) -> Sequence[Price]:
     prices = tuple(given(settings) if callable(given) else given)
     for price in prices:
         if not isinstance(price, Price):
-            raise PluginError(f"provider {provider.name}: prices holds {price!r}, which is no Price")
+            raise PluginError(
+                f"provider {provider.name}: prices holds {price!r}, which is no Price"
+            )
     return prices
 
 

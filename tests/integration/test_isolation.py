@@ -98,7 +98,6 @@ class Wild:
         time.sleep(input)
         return "done"
 
-
     async def stay(self, call: Any, input: Any) -> Any:
         while not self.gate.is_set():
             with contextlib.suppress(asyncio.CancelledError):
