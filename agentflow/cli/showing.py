@@ -57,7 +57,7 @@ def counting(what: str) -> Iterator[Callable[[int, int | None], None]]:
     )
     row = bar.add_task(what, total=None)
     with bar:
-        yield lambda done, all: bar.update(row, completed=done, total=all)
+        yield lambda done, of: bar.update(row, completed=done, total=of)
 
 
 def write_json(value: Any) -> None:

@@ -170,7 +170,9 @@ def _ready(provider: Provider) -> Ready:
 def _variable(provider: Provider, settings: Any) -> str:
     """`ACME_WEBHOOK_SECRET: ` where the scheme says which setting holds its keys."""
     name = getattr(provider.scheme, "secret", None)
-    field = type(settings).model_fields.get(name) if isinstance(settings, BaseModel) else None
+    if not isinstance(name, str) or not isinstance(settings, BaseModel):
+        return ""
+    field = type(settings).model_fields.get(name)
     if field is None or field.validation_alias is not None:
         return ""
     return f"{settings.model_config.get('env_prefix', '')}{name}: ".upper()

@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -49,7 +50,7 @@ async def simulated_providers() -> AsyncIterator[dict[str, Simulator]]:
         sims: dict[str, Simulator] = {}
         for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
             try:
-                sim = patiently(lambda module=point.module: made(module))
+                sim = patiently(partial(made, point.module))
                 if sim is not None:
                     sims[point.name] = await stack.enter_async_context(_served(sim))
             except (PluginError, SettingsError) as error:

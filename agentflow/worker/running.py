@@ -19,7 +19,6 @@ from agentflow.core.providers import Task, takes_input
 from agentflow.errors import InvalidInput
 from agentflow.types import Json
 
-
 STUBBORN = 5.0
 """Seconds an async function has to end once it is canceled."""
 
@@ -27,9 +26,11 @@ _left: set[asyncio.Task[Any]] = set()
 """Functions that did not end, and were left to themselves."""
 
 
-async def run_function(
-    function: Any, *args: Any, stubborn: Callable[[str], None] = lambda place: None
-) -> Any:
+def _nobody(place: str) -> None:
+    """Whom nobody told us of."""
+
+
+async def run_function(function: Any, *args: Any, stubborn: Callable[[str], None] = _nobody) -> Any:
     """Await an async function; run a plain one in a thread. One that goes on though it is canceled
     is left behind after a while, and `stubborn` is told where it is."""
     if inspect.iscoroutinefunction(function):

@@ -109,7 +109,7 @@ def test_ours_can_be_judged_where_they_lie() -> None:
 def test_a_run_says_how_far_it_is() -> None:
     far: list[tuple[int, int]] = []
     words = ROOT / "plugins" / "agentflow-replicate", "says_who or has_an_order"
-    assert run_suite(*words, lambda done, all: far.append((done, all))).ran
+    assert run_suite(*words, lambda done, of: far.append((done, of))).ran
     assert far == [(0, 2), (1, 2), (2, 2)]
 
 
