@@ -52,7 +52,7 @@ class Subject:
     errors: ClassVar[Sequence[str]] = ()
     """Modules whose exceptions the plugin translates: its SDK's, its HTTP client's."""
     error_kinds: ClassVar[Mapping[str, str]] = {}
-    """What the SDK's exceptions come to, by package and class, `{"acme.Overloaded": "unavailable"}`.
+    """What the SDK's exceptions come to: `{"acme.Overloaded": "unavailable"}`, package and class.
     Of a package that is named once, every exception in `errors` must be: one without a row of its
     own in the table is judged by the row of its base, and nobody has looked at it."""
     statuses: ClassVar[Mapping[int, frozenset[str]]] = STATUSES
