@@ -60,8 +60,9 @@ async def _run(changes: Mapping[str, str], simulate: bool) -> None:
         if simulate:
             sims = await stack.enter_async_context(simulated_providers())
             os.environ.setdefault("AGENTFLOW_PUBLIC_URL", load_settings().url)
-            for name, sim in sims.items():
-                sim.webhook_url = f"{load_settings().public_url}/webhooks/{name}"
+            public = load_settings().public_url
+            for name, sim in sims.items() if public else ():
+                sim.webhook_url = f"{public}/webhooks/{name}"
             simulated = [*sims]
         app = load_app(settings.app) if settings.app else AgentFlow()
         server = Listening(LocalOnly(standalone(app)))

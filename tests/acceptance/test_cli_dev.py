@@ -105,6 +105,14 @@ def test_every_simulated_provider_works_and_tells_by_webhook(tmp_path: Path) -> 
         assert {"openai", "sendgrid"} <= {each["provider"] for each in told}
 
 
+def test_simulated_providers_can_be_polled_only(tmp_path: Path) -> None:
+    ask = {"model": "m", "messages": [{"role": "user", "content": "hens"}], "background": True}
+    with dev(tmp_path, "--simulate", AGENTFLOW_PUBLIC_URL="") as running:
+        assert "polling only" in running.log
+        assert "You said: hens" in running("submit", "openai.respond", json.dumps(ask)).out
+        assert running("deliveries", "--json").json["items"] == []
+
+
 SIMULATED = """
 from agentflow.testing.simulator import Json, Simulator
 from starlette.routing import Route
