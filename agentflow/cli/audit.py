@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -75,13 +75,14 @@ def audit(
     import asyncio
     import sqlite3
 
+    from agentflow.cli.showing import counting
     from agentflow.settings import load_settings
 
     began = time.monotonic()
     with settings_checked():
         settings = load_settings(data_dir=data)
         try:
-            with _bar() as advance:
+            with counting("jobs") as advance:
                 done, report = asyncio.run(_audited(settings, job, _instant(since), advance))
         except sqlite3.DatabaseError as error:
             leave(Code.USAGE, f"The database cannot be read: {error}")
@@ -149,30 +150,6 @@ def _view(done: Audit, report: Report) -> dict[str, Any]:
         "counts": dict(report.counts),
         "items": items,
     }
-
-
-@contextmanager
-def _bar() -> Iterator[Advance]:
-    """A bar on standard error while the block runs, if that is a terminal."""
-    from agentflow.cli.showing import console
-
-    out = console(err=True)
-    if not out.is_terminal:
-        yield lambda _jobs, _size: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=out,
-        transient=True,
-    )
-    row = bar.add_task("jobs", total=None)
-    with bar:
-        yield lambda jobs, size: bar.update(row, completed=jobs, total=size)
 
 
 def _instant(given: str | None) -> datetime | None:

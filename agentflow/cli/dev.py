@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentflow.cli.leaving import settings_checked
+from agentflow.cli.leaving import leave_behind, settings_checked
 from agentflow.cli.options import AppName, Data
 
 if TYPE_CHECKING:
@@ -60,8 +60,9 @@ async def _run(changes: Mapping[str, str], simulate: bool) -> None:
         if simulate:
             sims = await stack.enter_async_context(simulated_providers())
             os.environ.setdefault("AGENTFLOW_PUBLIC_URL", load_settings().url)
-            for name, sim in sims.items():
-                sim.webhook_url = f"{load_settings().public_url}/webhooks/{name}"
+            public = load_settings().public_url
+            for name, sim in sims.items() if public else ():
+                sim.webhook_url = f"{public}/webhooks/{name}"
             simulated = [*sims]
         app = load_app(settings.app) if settings.app else AgentFlow()
         server = Listening(LocalOnly(standalone(app)))
@@ -70,6 +71,7 @@ async def _run(changes: Mapping[str, str], simulate: bool) -> None:
         await stack.enter_async_context(narrating(app.runtime))
         async with server.serving(listener):
             _banner(app.runtime, load_settings(), simulated)
+    leave_behind()
 
 
 def configure_logs(settings: Settings) -> None:

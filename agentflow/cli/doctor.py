@@ -111,11 +111,9 @@ def _python() -> Finding:
 
 
 def _plugins(settings: Any) -> Iterator[Finding]:
-    from agentflow.cli.plugins import plugin_view
-    from agentflow.plugins.catalogue import Catalogue
-    from agentflow.plugins.discovery import discover
+    from agentflow.cli.plugins import installed, plugin_view
 
-    known = Catalogue(discover(), (), settings.public_url)
+    known = installed(settings)
     if not known.plugins:
         yield Finding("plugins", "warn", "none is installed; try: pip install agentflow-replicate")
     for plugin in known.plugins:

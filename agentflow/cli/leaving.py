@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -63,6 +64,17 @@ def _address(url: str | None) -> tuple[str, str | None]:
 
         settings = load_settings(require_keys=True)  # which address the server has is its affair
     return settings.url, settings.api_key.get_secret_value() if settings.api_key else None
+
+
+def leave_behind() -> None:
+    """End the process where functions of plugins go on though they were canceled: their loop waits
+    for them for ever. Everything of ours is closed by now."""
+    from agentflow.worker.running import left_behind
+
+    if left_behind():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(Code.DONE)
 
 
 @contextmanager

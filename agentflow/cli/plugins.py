@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +15,7 @@ from agentflow.cli.options import AsJson
 if TYPE_CHECKING:
     from agentflow.plugins.catalogue import Catalogue
     from agentflow.plugins.discovery import Plugin
+    from agentflow.settings import Settings
     from agentflow.testing.report import Report
 
 commands = typer.Typer(help="List the installed plugins, and what is wrong with them.")
@@ -24,12 +27,10 @@ def index(context: typer.Context, as_json: AsJson = False) -> None:
     if context.invoked_subcommand is not None:
         return
     from agentflow.cli.showing import write_json, write_table
-    from agentflow.plugins.catalogue import Catalogue
-    from agentflow.plugins.discovery import discover
     from agentflow.settings import load_settings
 
     with settings_checked():
-        known = Catalogue(discover(), (), load_settings().public_url)
+        known = installed(load_settings())
     found = [plugin_view(plugin, known) for plugin in known.plugins]
     if as_json:
         write_json({"items": found})
@@ -43,10 +44,20 @@ def index(context: typer.Context, as_json: AsJson = False) -> None:
     write_table(columns, rows, empty, wrap=True)
 
 
+def installed(settings: Settings) -> Catalogue:
+    """Every plugin there is. What they print while they are loaded goes to standard error: standard
+    output is for what the command says."""
+    from agentflow.plugins.catalogue import Catalogue
+    from agentflow.plugins.discovery import discover
+
+    with redirect_stdout(sys.stderr):
+        return Catalogue(discover(), (), settings.public_url)
+
+
 def plugin_view(plugin: Plugin, known: Catalogue) -> dict[str, Any]:
     """`problem` is why it or a part of it is left out, and why webhooks are refused."""
-    problem = known.problems.get(plugin.name)
-    ready = [known.providers[p.name] for p in plugin.providers if p.name in known.providers]
+    problem = known.problems.get(plugin.label)
+    ready = [r for p in plugin.providers if (r := known.providers.get(p.name)) and r.provider is p]
     refused = {r.provider.name: r.webhook_problem for r in ready if r.webhook_problem}
     said = [f"webhooks{_of(name, plugin)}: {why}" for name, why in refused.items()]
     return {
@@ -78,12 +89,13 @@ def judge(
     In a process of its own, against the plugin's simulator: no key is needed. The plugin must be
     installed (pip install -e PATH), and pytest.
     """
-    from agentflow.cli.showing import write_json
+    from agentflow.cli.showing import counting, write_json
     from agentflow.testing.report import run_suite
 
     if not path.exists():
         leave(Code.USAGE, f"There is no {path}")
-    report = run_suite(path, check)
+    with counting("checks") as advance:
+        report = run_suite(path, check, advance)
     if as_json:
         write_json(report.view())
     else:

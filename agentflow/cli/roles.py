@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentflow.cli.leaving import settings_checked
+from agentflow.cli.leaving import leave_behind, settings_checked
 from agentflow.cli.options import AppName, Data
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ async def _run(role: str) -> None:
         await _serve(app, settings)
     else:
         await _work(app, role)
+    leave_behind()
 
 
 async def _serve(app: AgentFlow, settings: Settings) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,6 +35,29 @@ _LEAST = 12
 
 def console(*, err: bool = False) -> Console:
     return Console(stderr=err, highlight=False)
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar of so many `what` on standard error while the block runs, if that is a terminal; it is
+    told how many are done, of how many."""
+    out = console(err=True)
+    if not out.is_terminal:
+        yield lambda _done, _all: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=out,
+        transient=True,
+    )
+    row = bar.add_task(what, total=None)
+    with bar:
+        yield lambda done, of: bar.update(row, completed=done, total=of)
 
 
 def write_json(value: Any) -> None:

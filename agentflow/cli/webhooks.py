@@ -119,13 +119,12 @@ def _deliveries(name: str, url: str | None, settings: Settings) -> set[str] | No
 
 
 def _provider(name: str) -> tuple[Ready, Settings]:
-    from agentflow.plugins.catalogue import Catalogue
-    from agentflow.plugins.discovery import discover
+    from agentflow.cli.plugins import installed
     from agentflow.settings import load_settings
 
     with settings_checked():
         settings = load_settings()
-    known = Catalogue(discover(), (), settings.public_url)
+    known = installed(settings)
     if name not in known.providers:
         said = known.problems.get(name) or f"There is no provider {name!r}"
         leave(Code.USAGE, f"{said}. There are: {', '.join(sorted(known.providers)) or 'none'}")

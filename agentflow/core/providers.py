@@ -13,7 +13,16 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import (
+    Any,
+    Generic,
+    Literal,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    get_args,
+    runtime_checkable,
+)
 
 import orjson
 from pydantic import BaseModel, JsonValue, TypeAdapter, ValidationError
@@ -281,6 +290,9 @@ class Provider:
     ) -> None:
         if not NAME.fullmatch(name):
             raise PluginError(f"{name!r} is no provider name: a-z, then a-z, 0-9, _")
+        if webhooks not in get_args(WebhookFamily):
+            known = ", ".join(get_args(WebhookFamily))
+            raise PluginError(f"provider {name}: webhooks is {webhooks!r}, not one of {known}")
         if webhooks != "none" and scheme is None:
             raise PluginError(f"provider {name} takes webhooks and says no signature scheme")
         if keys is not None and keys not in getattr(settings, "model_fields", {}):

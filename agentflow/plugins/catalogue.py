@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
+from agentflow.core.limits import Limit
 from agentflow.core.pricing import Price, Prices
 from agentflow.core.providers import Provider, Task, Verifier
 from agentflow.errors import NotFound, PluginError, SettingsError, UsageError
@@ -28,21 +29,13 @@ class Ready:
     webhook_problem: str | None = None
     accounts: Mapping[str, Any] = field(default_factory=dict)
     """The settings with one of the keys each, by its fingerprint; empty where there are none."""
+    artifact_hosts: Sequence[str] | None = None
+    prices: Sequence[Price] = ()
 
     def settings_of(self, account: str | None) -> Any:
         """The settings with the key of this account; with the first, if it is there no more."""
         first = next(iter(self.accounts.values()), self.settings)
         return first if account is None else self.accounts.get(account, first)
-
-    @property
-    def artifact_hosts(self) -> Sequence[str] | None:
-        hosts = self.provider.artifact_hosts
-        return hosts(self.settings) if callable(hosts) else hosts
-
-    @property
-    def prices(self) -> Sequence[Price]:
-        prices = self.provider.prices
-        return prices(self.settings) if callable(prices) else prices
 
 
 class Catalogue:
@@ -54,20 +47,23 @@ class Catalogue:
         self.plugins = list(plugins)
         self.public_url = public_url
         self.providers: dict[str, Ready] = {}
+        self.contributors: dict[str, str] = {}
+        """Whom each provider is from, in words."""
         self.tasks: dict[str, Task[Any]] = {}
         self.prices = Prices()
-        self.problems: dict[str, str] = {p.name: p.problem for p in self.plugins if p.problem}
+        self.problems: dict[str, str] = {p.label: p.problem for p in self.plugins if p.problem}
+        """By the label of the plugin, why it is left out, or what of it."""
         self.misconduct: dict[str, str] = {}
         """By task, what its functions did that hurts others."""
         for provider in own:
             self.add(provider)
-        for plugin in self.plugins:
-            for provider in plugin.providers:
-                try:
-                    self._take(provider, patiently(partial(_ready, provider)))
-                except (PluginError, SettingsError) as error:
-                    before = self.problems.get(plugin.name)
-                    self.problems[plugin.name] = f"{before}; {error}" if before else str(error)
+        given = [(plugin, provider) for plugin in self.plugins for provider in plugin.providers]
+        for plugin, provider in sorted(given, key=lambda pair: pair[0].name != pair[1].name):
+            try:  # whose name it is comes first: no other plugin takes it away by the alphabet
+                self._take(provider, patiently(partial(_ready, provider)), str(plugin))
+            except (PluginError, SettingsError) as error:
+                before = self.problems.get(plugin.label)
+                self.problems[plugin.label] = f"{before}; {error}" if before else str(error)
 
     def adjust(self, policies: Mapping[str, Mapping[str, Any]]) -> None:
         """Change fields of tasks' policies. Raises `UsageError` for what there is not."""
@@ -119,13 +115,14 @@ class Catalogue:
 
     def add(self, provider: Provider) -> None:
         """Raises `PluginError` for a name that is taken, `SettingsError`."""
-        self._take(provider, _ready(provider))
+        self._take(provider, _ready(provider), "the application itself")
 
-    def _take(self, provider: Provider, ready: Ready) -> None:
+    def _take(self, provider: Provider, ready: Ready, contributor: str) -> None:
         if provider.name in self.providers:
-            raise PluginError(f"provider {provider.name} is there already")
-        _check_limits(provider)
+            first = self.contributors[provider.name]
+            raise PluginError(f"provider {provider.name} is there already, from {first}")
         self.providers[provider.name] = ready
+        self.contributors[provider.name] = contributor
         self.tasks.update(provider.tasks)
         theirs = [replace(p, task=f"{provider.name}.{p.task}") for p in ready.prices]
         self.prices = replace(self.prices, plugins=(*self.prices.plugins, *theirs))
@@ -137,6 +134,8 @@ def _check_limits(provider: Provider) -> None:
     declared |= {task.name: task.limits for task in provider.tasks.values()}
     for name, limits in declared.items():
         for limit in limits:
+            if not isinstance(limit, Limit):
+                raise PluginError(f"limits of {name}: {limit!r} is no Limit")
             try:
                 _ = limit.rates
             except ValueError as error:
@@ -144,19 +143,60 @@ def _check_limits(provider: Provider) -> None:
 
 
 def _ready(provider: Provider) -> Ready:
+    """All that the plugin's code says at the start, asked for and looked at: from here on only its
+    tasks' functions, its parser and its translator run. Raises `PluginError`, `SettingsError`."""
     settings = _settings(provider)
-    accounts = _accounts(provider, settings)
+    _check_limits(provider)
+    ready = Ready(
+        provider,
+        settings,
+        accounts=_accounts(provider, settings),
+        artifact_hosts=_hosts(provider, settings),
+        prices=_prices(provider, settings),
+    )
     if provider.scheme is None:
-        return Ready(provider, settings, accounts=accounts)
+        return ready
     try:
         verifier = provider.scheme.verifier(settings)
         verifier.check()
     except SettingsError as error:
-        return Ready(provider, settings, webhook_problem=error.message, accounts=accounts)
+        said = _variable(provider, settings) + error.message
+        return replace(ready, webhook_problem=said)
     except Exception as error:  # the scheme is the plugin's: its tasks work without webhooks
-        said = f"its scheme raised {spoken(error)}"
-        return Ready(provider, settings, webhook_problem=said, accounts=accounts)
-    return Ready(provider, settings, verifier, accounts=accounts)
+        return replace(ready, webhook_problem=f"its scheme raised {spoken(error)}")
+    return replace(ready, verifier=verifier)
+
+
+def _variable(provider: Provider, settings: Any) -> str:
+    """`ACME_WEBHOOK_SECRET: ` where the scheme says which setting holds its keys."""
+    name = getattr(provider.scheme, "secret", None)
+    if not isinstance(name, str) or not isinstance(settings, BaseModel):
+        return ""
+    field = type(settings).model_fields.get(name)
+    if field is None or field.validation_alias is not None:
+        return ""
+    return f"{settings.model_config.get('env_prefix', '')}{name}: ".upper()
+
+
+def _hosts(provider: Provider, settings: Any) -> Sequence[str] | None:
+    given: Any = provider.artifact_hosts
+    hosts = given(settings) if callable(given) else given
+    if hosts is None:
+        return None
+    if isinstance(hosts, str) or not all(isinstance(host, str) for host in hosts):
+        raise PluginError(f"provider {provider.name}: artifact_hosts is no list of hosts")
+    return tuple(hosts)
+
+
+def _prices(provider: Provider, settings: Any) -> Sequence[Price]:
+    given: Any = provider.prices
+    prices = tuple(given(settings) if callable(given) else given)
+    for price in prices:
+        if not isinstance(price, Price):
+            raise PluginError(
+                f"provider {provider.name}: prices holds {price!r}, which is no Price"
+            )
+    return prices
 
 
 def _accounts(provider: Provider, settings: Any) -> dict[str, Any]:

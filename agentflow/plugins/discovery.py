@@ -7,6 +7,7 @@ reported and left out; the rest runs.
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -32,22 +33,38 @@ class Plugin:
     version: str
     providers: tuple[Provider, ...] = ()
     problem: str | None = None
+    label: str = ""
+    """What tells it apart: its name, with the distribution where two bring the same name."""
+
+    def __post_init__(self) -> None:
+        if not self.label:
+            object.__setattr__(self, "label", self.name)
+
+    def __str__(self) -> str:
+        return f"the plugin {self.name} ({self.distribution} {self.version})"
 
 
 def discover(only: Sequence[str] | None = None) -> list[Plugin]:
     """The installed plugins, by name; `only` limits them to these names."""
-    points = sorted(entry_points(group=GROUP), key=lambda p: p.name)
-    return [_load(point) for point in points if only is None or point.name in only]
+    points = sorted(entry_points(group=GROUP), key=lambda p: (p.name, _home(p)))
+    chosen = [point for point in points if only is None or point.name in only]
+    often = Counter(point.name for point in chosen)
+    return [_load(point, alone=often[point.name] == 1) for point in chosen]
 
 
-def _load(point: EntryPoint) -> Plugin:
-    distribution = point.dist.name if point.dist else "unknown"
-    version = point.dist.version if point.dist else "0"
+def _home(point: EntryPoint) -> str:
+    return (point.dist.name if point.dist else None) or "unknown"
+
+
+def _load(point: EntryPoint, *, alone: bool) -> Plugin:
+    name, distribution = point.name, _home(point)
+    version = (point.dist.version if point.dist else None) or "0"
+    label = name if alone else f"{name} ({distribution})"
     try:
-        providers = patiently(lambda: _providers(point.load(), point.name))
+        providers = patiently(lambda: _providers(point.load(), name))
     except (PluginError, SettingsError) as error:
-        return Plugin(point.name, distribution, version, problem=error.message)
-    return Plugin(point.name, distribution, version, providers)
+        return Plugin(name, distribution, version, problem=error.message, label=label)
+    return Plugin(name, distribution, version, providers, label=label)
 
 
 def _providers(module: object, name: str) -> tuple[Provider, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from random import Random
@@ -143,9 +143,11 @@ class Stats:
     """What receivers of webhooks answered: a status code, or `error`."""
     faults: Counter[str] = field(default_factory=Counter)
     """How often each fault was played."""
+    targets: deque[str] = field(default_factory=lambda: deque(maxlen=1000))
+    """The newest requests: path and query as they were written."""
     acknowledged: set[str] = field(default_factory=set)
     """Ids of the webhooks that somebody answered with 2xx: these must not be lost."""
 
     def dump(self) -> dict[str, dict[str, int]]:
-        counters = (f.name for f in fields(self) if f.name != "acknowledged")
+        counters = (f.name for f in fields(self) if f.type == "Counter[str]")
         return {name: dict(getattr(self, name)) for name in counters}

@@ -7,11 +7,13 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from xml.etree import ElementTree
+
+from agentflow.testing import telling
 
 State: TypeAlias = Literal["passed", "failed", "skipped"]
 
@@ -66,7 +68,11 @@ class Report:
         return sum(check.outcome == state for check in self.checks)
 
 
-def run_suite(path: Path, check: str | None = None) -> Report:
+Advance: TypeAlias = Callable[[int, int], None]
+"""Told how many checks are done, of how many."""
+
+
+def run_suite(path: Path, check: str | None = None, advance: Advance | None = None) -> Report:
     """Run pytest on the `tests` of a distribution, or on a file. The plugin must be installed."""
     folder = path if path.is_dir() else path.parent
     tests = path / "tests" if (path / "tests").is_dir() else path
@@ -76,18 +82,31 @@ def run_suite(path: Path, check: str | None = None) -> Report:
         written = Path(scratch) / "report.xml"
         words = [sys.executable, "-m", "pytest", str(tests.resolve()), f"--junitxml={written}"]
         words += ["-q", "-p", "no:cacheprovider", "--import-mode=importlib"]
-        words += ["-o", "junit_family=xunit2", *(["-k", check] if check else [])]
-        done = subprocess.run(
-            words, cwd=folder, env={**os.environ, "PYTHONPATH": paths},
-            capture_output=True, text=True, encoding="utf-8", check=False,
-        )  # fmt: skip
+        words += ["-o", "junit_family=xunit2", "-p", telling.__name__]
+        words += ["-k", check] if check else []
+        said = _run(words, folder, {**os.environ, "PYTHONPATH": paths}, advance)
         checks = list(_checks(written)) if written.exists() else []
     if checks:
         return Report(checks)
-    if "No module named pytest" in done.stderr:
+    if "No module named pytest" in said:
         return Report(trouble="pytest is missing: pip install 'agentflow-core[testing]'")
-    said = (done.stdout + done.stderr).strip()[-2000:]
-    return Report(trouble=f"Nothing was checked in {path}:\n{said}")
+    return Report(trouble=f"Nothing was checked in {path}:\n{said[-2000:]}")
+
+
+def _run(words: list[str], folder: Path, env: dict[str, str], advance: Advance | None) -> str:
+    """What pytest says, without the lines that tell how far it is."""
+    said = []
+    with subprocess.Popen(
+        words, cwd=folder, env=env, text=True, encoding="utf-8", errors="replace",
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as running:  # fmt: skip
+        assert running.stdout is not None
+        for line in running.stdout:
+            if (far := telling.heard(line)) is None:
+                said.append(line)
+            elif advance is not None:
+                advance(*far)
+    return "".join(said).strip()
 
 
 def _checks(written: Path) -> Iterator[Check]:

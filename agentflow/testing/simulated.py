@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
+import inspect
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from importlib.util import find_spec
+from functools import partial
+from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
+import structlog
 
-from agentflow.errors import SettingsError
+from agentflow.errors import PluginError, SettingsError
+from agentflow.plugins.discovery import GROUP
+from agentflow.plugins.patience import patiently, spoken
 from agentflow.settings import names
 from agentflow.testing.simulator import Simulator
-from agentflow.webhooks.signatures import new_secret
 
-_MAKE: Mapping[str, Callable[[Any], Simulator]] = {
-    "replicate": lambda module: module.simulator(new_secret(), "r8_simulated"),
-    "openai": lambda module: module.simulator(new_secret(), "sk-simulated"),
-    "sendgrid": lambda module: module.simulator("SG.simulated"),
-}
-"""How to make the simulator in `agentflow_NAME.simulator`."""
+log = structlog.get_logger(__name__)
+
+PLACE = "simulator"
+"""A plugin's simulator is made by the function of this name in its module of this name."""
 
 
 @asynccontextmanager
@@ -32,32 +34,65 @@ async def simulated_replicate() -> AsyncIterator[Simulator]:
     Sets `REPLICATE_*` in the environment meanwhile, so that no call reaches the real one, and lets
     files be copied from it. Raises `SettingsError` if the plugin is not installed.
     """
-    async with _simulated("replicate") as sim:
+    sim = made("agentflow_replicate")
+    if sim is None:
+        raise SettingsError("The simulator comes with the plugin: pip install agentflow-replicate")
+    async with _served(sim):
         yield sim
 
 
 @asynccontextmanager
 async def simulated_providers() -> AsyncIterator[dict[str, Simulator]]:
-    """The same for every plugin here that has a simulator, by provider. `webhook_url` of each is
-    to be set by who knows it. Raises `SettingsError` if none is installed."""
-    there = [name for name in _MAKE if find_spec(f"agentflow_{name}") is not None]
-    if not there:
-        raise SettingsError("The simulators come with the plugins: pip install agentflow-replicate")
+    """The same for every installed plugin that has a simulator, by the name of its entry point.
+    One that cannot be had is logged and left out. `webhook_url` of each is to be set by who knows
+    it. Raises `SettingsError` if there is none."""
     async with AsyncExitStack() as stack:
-        yield {name: await stack.enter_async_context(_simulated(name)) for name in there}
+        sims: dict[str, Simulator] = {}
+        for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
+            try:
+                sim = patiently(partial(made, point.module))
+                if sim is not None:
+                    sims[point.name] = await stack.enter_async_context(_served(sim))
+            except (PluginError, SettingsError) as error:
+                log.warning("Simulator left out", plugin=point.name, problem=error.message)
+            except Exception as error:  # a stranger's env() and routes()
+                log.warning("Simulator left out", plugin=point.name, problem=spoken(error))
+        if not sims:
+            raise SettingsError("Simulators come with plugins: pip install agentflow-replicate")
+        yield sims
+
+
+def made(package: str) -> Simulator | None:
+    """A fresh simulator of the plugin in this package; None where it has none that is made without
+    arguments. Raises what the plugin's modules raise, and `PluginError`."""
+    name = f"{package}.{PLACE}"
+    try:
+        make: Any = getattr(import_module(name), PLACE, None)
+    except ModuleNotFoundError as error:
+        if error.name in (name, package):
+            return None
+        raise
+    if make is None or _asks(make):
+        return None
+    sim = make()
+    if not isinstance(sim, Simulator):
+        raise PluginError(f"{name}.{PLACE}() gave a {type(sim).__name__}, not a Simulator")
+    return sim
+
+
+def _asks(function: Any) -> bool:
+    """Whether it cannot be called without arguments."""
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        return True
+    return False
 
 
 @asynccontextmanager
-async def _simulated(name: str) -> AsyncIterator[Simulator]:
-    try:
-        module = importlib.import_module(f"agentflow_{name}.simulator")
-    except ModuleNotFoundError:
-        raise SettingsError(
-            f"The simulator comes with the plugin: pip install agentflow-{name}"
-        ) from None
-    sim = _MAKE[name](module)
+async def _served(sim: Simulator) -> AsyncIterator[Simulator]:
     async with sim.serve():
-        with environment({**module.env(sim), "AGENTFLOW_ALLOW_DOWNLOADS": _allowed(sim.url)}):
+        with environment({**sim.env(), "AGENTFLOW_ALLOW_DOWNLOADS": _allowed(sim.url)}):
             yield sim
 
 

@@ -362,5 +362,8 @@ class _Counted:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["transport"] = getattr(getattr(send, "__self__", None), "transport", None)
-        self.stats.counts["requests"] += not scope["path"].startswith("/_")
+        if not scope["path"].startswith("/_"):
+            self.stats.counts["requests"] += 1
+            target = scope["raw_path"] + b"?" + scope["query_string"]
+            self.stats.targets.append(target.decode("latin-1"))
         await self.app(scope, receive, send)

@@ -58,13 +58,17 @@ def keys_of(settings: Any, field: str) -> list[str]:
     return value.replace(",", " ").split() if isinstance(value, str) else list(value or ())
 
 
-def check_keys(keys: Sequence[str], read: Callable[[str], object]) -> None:
-    """Raises `SettingsError` where there is no key, or for the first that `read` raises ValueError
-    about, with what is wrong as the rest of a sentence."""
+def check_keys(
+    keys: Sequence[str],
+    read: Callable[[str], object],
+    way_out: str = "copy the signing secret from the provider",
+) -> None:
+    """Raises `SettingsError` where there is no key, with the way out of that, or for the first that
+    `read` raises ValueError about, with what is wrong as the rest of a sentence."""
     if isinstance(keys, str):
         raise SettingsError("The webhook keys must be a list: [key]")
     if not keys:
-        raise SettingsError("No webhook key is set: copy the signing secret from the provider")
+        raise SettingsError(f"No webhook key is set: {way_out}")
     for number, key in enumerate(keys, start=1):
         try:
             read(key)

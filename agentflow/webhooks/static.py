@@ -34,6 +34,12 @@ class StaticHeader:
     header: str
     prefix: str = ""
 
+    def value(self, settings: Any) -> str | None:
+        """What the provider is to be told to send in the header: the first of the values, so that
+        the newest stands first while two of them count. None where webhooks would be refused."""
+        first = next(iter(keys_of(settings, self.secret)), "")
+        return self.prefix + first if _good(first) else None
+
     def verifier(self, settings: Any) -> StaticHeaderVerifier:
         return StaticHeaderVerifier(keys_of(settings, self.secret), self.header, self.prefix)
 
@@ -46,7 +52,7 @@ class StaticHeaderVerifier:
 
     def check(self) -> None:
         check_header(self.header)
-        check_keys(self.keys, _checked)
+        check_keys(self.keys, _checked, f"choose one of {MIN_LENGTH} or more characters")
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: datetime) -> Verified:
         del body, now

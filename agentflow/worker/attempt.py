@@ -18,7 +18,7 @@ from agentflow.transport.conversation import Claim, Denied, Granted, Message
 from agentflow.types import JobId, new_id
 from agentflow.worker.line import Permit
 from agentflow.worker.outcomes import failure_of, outcome_of
-from agentflow.worker.running import load, run_function
+from agentflow.worker.running import load
 from agentflow.worker.speech import Speech
 from agentflow.worker.tools import Tools
 
@@ -131,7 +131,7 @@ class Attempt:
             await load(self._ready.provider.loads)
             self._tools.room.begin(self._permit)
             async with asyncio.timeout(grant.timeout):
-                returned = await run_function(task.function, call, input)
+                returned = await self._tools.run(task, task.function, call, input)
             return await self._tools.files.stored(outcome_of(returned, task), message.job_id)
         except ProviderFailure as failure:
             return self._failed(failure)

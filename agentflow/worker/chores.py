@@ -31,7 +31,7 @@ from agentflow.types import new_id
 from agentflow.worker.call import Call
 from agentflow.worker.files import artifact_key
 from agentflow.worker.outcomes import news_of, redacted
-from agentflow.worker.running import load, run_function, with_input
+from agentflow.worker.running import load, with_input
 from agentflow.worker.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -104,7 +104,7 @@ async def _fetch(worker: Worker, chore: Chore) -> None:
             call = _call(worker, chore, task.fetch_timeout)
             fetch = with_input(task, task.fetcher, chore.input)
             async with asyncio.timeout(task.fetch_timeout):
-                news = news_of(await run_function(fetch, call, chore.external_id), task)
+                news = news_of(await worker.tools.run(task, fetch, call, chore.external_id), task)
             if news is not None:
                 await _report(worker, chore, news)
             again = worker.fetching[key] and not isinstance(news, Succeeded | Failed | Canceled)
@@ -118,7 +118,8 @@ async def _cancel(worker: Worker, chore: Chore) -> None:
         return
     cancel = with_input(task, task.canceler, chore.input)
     async with asyncio.timeout(CHORE_TIMEOUT):
-        news = news_of(await run_function(cancel, _call(worker, chore), chore.external_id), task)
+        call = _call(worker, chore)
+        news = news_of(await worker.tools.run(task, cancel, call, chore.external_id), task)
     if news is not None:
         await _report(worker, chore, news)
     else:
@@ -132,7 +133,7 @@ async def _find(worker: Worker, chore: Chore) -> None:
     find = with_input(task, task.finder, chore.input)
     async with asyncio.timeout(CHORE_TIMEOUT):
         call = replace(_call(worker, chore), strays=chore.strays)
-        found = await run_function(find, call, chore.token, chore.since)
+        found = await worker.tools.run(task, find, call, chore.token, chore.since)
     if found is not None:
         await _report(worker, chore, Accepted(str(found)))
 

@@ -37,6 +37,8 @@ from agentflow.types import utcnow
 
 MAX_MESSAGE = 2000
 LONGEST_WAIT = 86_400.0
+MAX_WORDS = 300
+"""Characters of a provider's answer in an error that nobody has translated."""
 
 _BY_STATUS: dict[int, type[ProviderFailure]] = {
     401: AuthenticationFailed,
@@ -103,7 +105,7 @@ def failure_of(error: BaseException, ready: Ready, task: Task[Any], *, unsure: b
     """
     failure = error if isinstance(error, ProviderFailure) else None
     if failure is None and isinstance(error, Exception):
-        failure = _translated(error, ready) or _http(error, unsure=unsure)
+        failure = _translated(error, ready) or _http(error, ready.settings, unsure=unsure)
     if failure is None:
         said = spoken(error)
         if isinstance(error, TimeoutError):
@@ -114,7 +116,8 @@ def failure_of(error: BaseException, ready: Ready, task: Task[Any], *, unsure: b
     info = ErrorInfo.of(failure)
     message = clean(redacted(str(info.message), ready.settings))[:MAX_MESSAGE]
     again = bool(info.retryable)
-    return ErrorInfo(info.kind, message, again, _seconds(info.retry_after), _detail(info))
+    detail = _detail(info, ready.settings)
+    return ErrorInfo(info.kind, message, again, _seconds(info.retry_after), detail)
 
 
 def redacted(text: str, settings: Any) -> str:
@@ -131,6 +134,18 @@ def redacted(text: str, settings: Any) -> str:
     return text
 
 
+def _all_redacted(value: Any, settings: Any) -> Any:
+    match value:
+        case str():
+            return redacted(value, settings)
+        case dict():
+            return {name: _all_redacted(part, settings) for name, part in value.items()}
+        case list() | tuple():
+            return [_all_redacted(part, settings) for part in value]
+        case _:
+            return value
+
+
 def _seconds(wait: Any) -> float | None:
     """What a plugin says of the time to wait, if it can be one."""
     if isinstance(wait, bool) or not isinstance(wait, int | float) or not math.isfinite(wait):
@@ -138,9 +153,9 @@ def _seconds(wait: Any) -> float | None:
     return max(0.0, float(wait))
 
 
-def _detail(info: ErrorInfo) -> dict[str, Any]:
+def _detail(info: ErrorInfo, settings: Any) -> dict[str, Any]:
     try:
-        detail: dict[str, Any] = clean(dict(info.detail))
+        detail: dict[str, Any] = _all_redacted(clean(dict(info.detail)), settings)
         return detail if len(orjson.dumps(detail)) <= 8192 else {}
     except (TypeError, ValueError, RecursionError):
         return {}
@@ -157,7 +172,7 @@ def _translated(error: Exception, ready: Ready) -> ProviderFailure | None:
     return found if isinstance(found, ProviderFailure) else None
 
 
-def _http(error: Exception, *, unsure: bool) -> ProviderFailure | None:
+def _http(error: Exception, settings: Any, *, unsure: bool) -> ProviderFailure | None:
     """For plugins that use `call.http` and say nothing themselves."""
     if isinstance(error, _NEVER_SENT):
         return Unavailable(f"Cannot connect: {error}")
@@ -169,7 +184,7 @@ def _http(error: Exception, *, unsure: bool) -> ProviderFailure | None:
     if not isinstance(error, httpx.HTTPStatusError):
         return None
     status = error.response.status_code
-    said = f"HTTP {status} from {error.request.url.host}"
+    said = f"HTTP {status} from {error.request.url.host}{_words(error.response, settings)}"
     if status in _BY_STATUS:
         return _BY_STATUS[status](said, retry_after=retry_after(error.response))
     if status < 500 and status != 408:
@@ -179,6 +194,18 @@ def _http(error: Exception, *, unsure: bool) -> ProviderFailure | None:
     if unsure and not turned_away:
         return OutcomeUnknown(said)
     return Unavailable(said, retry_after=wait)
+
+
+def _words(response: httpx.Response, settings: Any) -> str:
+    """What the provider says about it, on a line; not a page for people."""
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not (kind == "text/plain" or kind.endswith("json")):
+        return ""
+    try:
+        text = " ".join(redacted(response.text, settings).split())  # before a secret is cut in two
+    except httpx.StreamError:  # nobody has read it
+        return ""
+    return f": {text[:MAX_WORDS]}" if text else ""
 
 
 def retry_after(response: httpx.Response) -> float | None:

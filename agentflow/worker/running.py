@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from functools import partial
 from importlib import import_module
@@ -19,13 +19,64 @@ from agentflow.core.providers import Task, takes_input
 from agentflow.errors import InvalidInput
 from agentflow.types import Json
 
+STUBBORN = 5.0
+"""Seconds an async function has to end once it is canceled."""
 
-async def run_function(function: Any, *args: Any) -> Any:
-    """Await an async function; run a plain one in a thread."""
+_left: set[asyncio.Task[Any]] = set()
+"""Functions that did not end, and were left to themselves."""
+
+
+def _nobody(place: str) -> None:
+    """Whom nobody told us of."""
+
+
+async def run_function(function: Any, *args: Any, stubborn: Callable[[str], None] = _nobody) -> Any:
+    """Await an async function; run a plain one in a thread. One that goes on though it is canceled
+    is left behind after a while, and `stubborn` is told where it is."""
     if inspect.iscoroutinefunction(function):
-        return await function(*args)
+        return await _awaited(function(*args), stubborn)
     returned = await in_thread(function, *args)
-    return await returned if inspect.isawaitable(returned) else returned
+    return await _awaited(returned, stubborn) if inspect.isawaitable(returned) else returned
+
+
+async def _awaited(work: Awaitable[Any], stubborn: Callable[[str], None]) -> Any:
+    """What it comes to. It is in a task of its own, so that who waits can go away without it."""
+    task = asyncio.ensure_future(_caught(work))
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait([task], timeout=STUBBORN)
+        if not task.done():
+            _left.add(task)
+            task.add_done_callback(_left.discard)
+            stubborn(_place(task))
+            raise
+    result, error = task.result()
+    if error is not None:
+        raise error
+    return result
+
+
+async def _caught(work: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+    """What it returns, and what it raises: an exit that leaves a task would end the loop."""
+    try:
+        return await work, None
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        return None, error
+
+
+def _place(task: asyncio.Task[Any]) -> str:
+    """The line at which the plugin's function waits."""
+    frame = getattr(getattr(task.get_coro(), "cr_await", None), "cr_frame", None)
+    return "an unknown place" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def left_behind() -> int:
+    """How many functions run on that nobody waits for. A loop does not close before they end."""
+    return len(_left)
 
 
 def with_input(task: Task[Any], function: Callable[..., Any], input: Json) -> Callable[..., Any]:

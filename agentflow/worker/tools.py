@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from typing import Any
 
 import httpx
 import structlog
 
+from agentflow.core.providers import Task
 from agentflow.plugins.catalogue import Catalogue
 from agentflow.telemetry.metrics import Metrics
 from agentflow.transport.conversation import Chore, Message, WorkerSide
@@ -16,6 +20,7 @@ from agentflow.worker.call import Call
 from agentflow.worker.files import Files
 from agentflow.worker.reports import Reports
 from agentflow.worker.room import Room
+from agentflow.worker.running import run_function
 
 log = structlog.get_logger(__name__)
 
@@ -52,3 +57,12 @@ class Tools:
             open_artifact=self.files.open,
             keep_artifact=self.files.keeper(job),
         )
+
+    async def run(self, task: Task[Any], function: Callable[..., Any], *args: Any) -> Any:
+        """What one of the task's functions comes to. Raises what it raises."""
+        return await run_function(function, *args, stubborn=partial(self._goes_on, task.name))
+
+    def _goes_on(self, task: str, place: str) -> None:
+        """A function did not end when it was canceled, and was left behind."""
+        self.catalogue.misconduct[task] = f"went on though it was canceled, at {place}"
+        log.error("A function does not end when it is canceled", task=task, at=place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -102,6 +103,88 @@ def test_every_simulated_provider_works_and_tells_by_webhook(tmp_path: Path) -> 
         assert "delivered" in running("submit", "sendgrid.send", json.dumps(mail)).out
         told = running("deliveries", "--json").json["items"]
         assert {"openai", "sendgrid"} <= {each["provider"] for each in told}
+
+
+def test_simulated_providers_can_be_polled_only(tmp_path: Path) -> None:
+    ask = {"model": "m", "messages": [{"role": "user", "content": "hens"}], "background": True}
+    with dev(tmp_path, "--simulate", AGENTFLOW_PUBLIC_URL="") as running:
+        assert "polling only" in running.log
+        assert "You said: hens" in running("submit", "openai.respond", json.dumps(ask)).out
+        assert running("deliveries", "--json").json["items"] == []
+
+
+SIMULATED = """
+from agentflow.testing.simulator import Json, Simulator
+from starlette.routing import Route
+
+class Sim(Simulator):
+    def env(self):
+        return {"ACME_URL": self.url}
+
+    def routes(self):
+        async def said(request):
+            return Json({"said": "hello"})
+        return [Route("/", said)]
+
+def simulator():
+    return Sim()
+"""
+PLUGIN = """
+import os
+from agentflow import Provider, hookimpl
+
+provider = Provider("acme")
+
+@provider.task("ask")
+async def ask(call, input):
+    return (await call.http.get(os.environ["ACME_URL"])).json()
+
+@hookimpl
+def agentflow_providers():
+    return [provider]
+"""
+
+
+def test_a_strangers_simulator_is_brought_too_and_a_broken_one_left_out(tmp_path: Path) -> None:
+    for name, simulator in (("acme", SIMULATED), ("broken", "1 / 0"), ("none", "")):
+        package, info = tmp_path / f"their_{name}", tmp_path / f"their_{name}-1.0.dist-info"
+        package.mkdir()
+        info.mkdir()
+        (package / "__init__.py").write_text(PLUGIN.replace("acme", name))
+        (package / "simulator.py").write_text(simulator)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: their-{name}\nVersion: 1.0")
+        (info / "entry_points.txt").write_text(f"[agentflow]\n{name} = their_{name}\n")
+    with dev(tmp_path, "--simulate", PYTHONPATH=str(tmp_path)) as running:
+        assert "acme (simulated), broken, http, none, openai (simulated)" in running.log
+        assert re.search("Simulator left out.*broken.*ZeroDivisionError", running.log)
+        assert "hello" in running("submit", "acme.ask", "{}").out
+
+
+STAYS = """
+import asyncio
+from agentflow import AgentFlow
+
+app = AgentFlow()
+
+@app.task("shop.stay")
+async def stay(call, input):
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+"""
+
+
+def test_it_ends_though_a_function_goes_on_when_it_is_canceled(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(STAYS)
+    with dev(tmp_path, "--app", "shop:app", AGENTFLOW_GRACE="0.1") as running:
+        id = running("submit", "shop.stay", "null", "--no-wait").out.strip()
+        while running("jobs", "show", id, "--json").json["status"] != "running":
+            time.sleep(0.1)
+        assert running.stop(signal.SIGTERM) == 0
+        assert "A function does not end when it is canceled" in running.log
+        assert "shop.py:" in running.log
 
 
 def test_the_application_runs_in_it_and_its_handlers_are_retried(tmp_path: Path) -> None:

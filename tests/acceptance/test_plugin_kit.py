@@ -106,6 +106,13 @@ def test_ours_can_be_judged_where_they_lie() -> None:
     assert [check.outcome for check in report.checks] == ["passed", "passed"], report
 
 
+def test_a_run_says_how_far_it_is() -> None:
+    far: list[tuple[int, int]] = []
+    words = ROOT / "plugins" / "agentflow-replicate", "says_who or has_an_order"
+    assert run_suite(*words, lambda done, of: far.append((done, of))).ran
+    assert far == [(0, 2), (1, 2), (2, 2)]
+
+
 def test_without_pytest_the_rest_of_the_kit_loads() -> None:
     code = (
         "import sys; sys.modules['pytest'] = None\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -25,6 +26,7 @@ from agentflow import (
     Succeeded,
 )
 from agentflow.errors import RateLimited
+from agentflow.worker import running as functions
 from agentflow.worker import watching
 
 DATABASES = ("sqlite",)
@@ -79,6 +81,7 @@ class Wild:
         self.provider.task("work", policy=quick)(self.work)
         self.provider.task("plain", policy=quick)(self.plain)
         self.provider.task("hold", policy=quick)(self.hold)
+        self.provider.task("stay", policy=quick)(self.stay)
         self.provider.parse(lambda delivery: self.parsed(delivery))
         self.provider.translate(lambda error: self.translate(error))
         self.parsed: Any = lambda delivery: []
@@ -94,6 +97,11 @@ class Wild:
     async def hold(self, call: Any, input: Any) -> Any:
         time.sleep(input)
         return "done"
+
+    async def stay(self, call: Any, input: Any) -> Any:
+        while not self.gate.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.1)
 
 
 class Anyone:
@@ -191,3 +199,20 @@ async def test_an_async_function_that_holds_the_loop_is_named(
     held = wild[1].runtime.metrics.registry.get_sample_value
     assert held("agentflow_loop_held_total", {"task": "fake.hold"}) == 1
     assert await well(wild[1])
+
+
+async def test_an_async_function_that_swallows_its_cancellation_is_left_behind_and_named(
+    wild: tuple[Wild, AgentFlow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(functions, "STUBBORN", 0.2)
+    job = await end(wild[1], "stay", None)
+    assert job["error"]["kind"] == "outcome_unknown"
+    assert functions.left_behind() == 1
+    said = wild[1].runtime.catalogue.misconduct["fake.stay"]
+    assert said.startswith("went on though it was canceled, at ")
+    assert "test_isolation.py" in said
+    assert await well(wild[1])
+    wild[0].gate.set()
+    async with asyncio.timeout(5):
+        while functions.left_behind():
+            await asyncio.sleep(0.05)

@@ -72,7 +72,7 @@ MUTANTS: list[Mutant] = [
             '    "replicate.exceptions.ModelError": Meaning.MODEL_FAILED,\n',
             "",
             "an error of the SDK is not in the table",
-            "has_its_row",
+            "comes_to_its_kind",
         ),
         (
             "failures.py",
@@ -182,7 +182,7 @@ MUTANTS: list[Mutant] = [
             '    "openai.SubjectTokenProviderError": Meaning.CREDENTIALS,\n',
             "",
             "errors of credentials look like our fault",
-            "has_its_row",
+            "comes_to_its_kind",
         ),
         (
             "failures.py",

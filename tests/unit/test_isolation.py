@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from agentflow.cli.plugins import plugin_view
 from agentflow.plugins import patience
 from agentflow.plugins.catalogue import Catalogue
 from agentflow.plugins.discovery import discover
@@ -73,7 +74,17 @@ BROKEN: dict[str, tuple[str, str]] = {
     "settings_raise": (HEAD + "\n    class S(BaseSettings):\n        def __init__(self): 1 / 0"
                        "\n    provider.settings = S", "ZeroDivisionError"),
     "reserved": (HEAD.replace('"{name}"', '"agentflow"'), "no name for a provider"),
-    "clashes": (HEAD.replace('"{name}"', '"good"'), "provider good is there already"),
+    "odd_webhooks": (HEAD.replace('"{name}"', '"{name}", webhooks="per-request", scheme=1'),
+                     "webhooks is 'per-request', not one of per_request, account, none"),
+    "prices_raise": (HEAD + "\n    provider.prices = lambda settings: 1 / 0", "ZeroDivisionError"),
+    "prices_other": (HEAD + "\n    provider.prices = [{'call': '1'}]", "which is no Price"),
+    "hosts_text": (HEAD + "\n    provider.artifact_hosts = '*.acme.com'", "is no list of hosts"),
+    "hosts_raise": (HEAD + "\n    provider.artifact_hosts = lambda settings: 1 / 0",
+                    "ZeroDivisionError"),
+    "limits_other": (HEAD + "\n    provider.limits = ('50/second',)", "'50/second' is no Limit"),
+    "limits_odd": (HEAD + "\n    work.limits = 5", "is not iterable"),
+    "clashes": (HEAD.replace('"{name}"', '"good"'),
+                "provider good is there already, from the plugin good (plugged-good 1.0)"),
 }  # fmt: skip
 
 
@@ -82,13 +93,13 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
     """Put a distribution with this module into the path, as pip would."""
     monkeypatch.syspath_prepend(tmp_path)
 
-    def install(name: str, source: str) -> None:
-        code = textwrap.dedent(source.replace("{name}", name))
+    def install(name: str, source: str, point: str | None = None) -> None:
+        code = textwrap.dedent(source.replace("{name}", point or name))
         (tmp_path / f"plugged_{name}.py").write_text(code, encoding="utf-8")
         info = tmp_path / f"plugged_{name}-1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: plugged-{name}\nVersion: 1.0")
-        (info / "entry_points.txt").write_text(f"[agentflow]\n{name} = plugged_{name}\n")
+        (info / "entry_points.txt").write_text(f"[agentflow]\n{point or name} = plugged_{name}\n")
 
     return install
 
@@ -102,11 +113,23 @@ def test_a_broken_plugin_is_left_out_with_its_reason(
     install(name, source)
     known = Catalogue(discover(["good", name]))
     assert list(known.tasks) == ["good.work"]
-    if name == "clashes":  # sorted by name, the one that comes first stays
-        assert known.problems == {"good": "provider good is there already"}
-        return
     assert list(known.problems) == [name]
     assert reason in known.problems[name]
+
+
+def test_of_two_plugins_of_one_name_the_second_is_named_with_its_distribution(
+    install: Callable[..., None],
+) -> None:
+    """What the first does is not what is wrong with the second."""
+    install("one", HEAD, "acme")
+    install("two", HEAD, "acme")
+    install("six", "1 / 0", "acme")
+    known = Catalogue(discover(["acme"]))
+    assert list(known.tasks) == ["acme.work"]
+    assert list(known.problems) == ["acme (plugged-six)", "acme (plugged-two)"]
+    assert "from the plugin acme (plugged-one 1.0)" in known.problems["acme (plugged-two)"]
+    usable = {p.distribution: plugin_view(p, known)["usable"] for p in known.plugins}
+    assert usable == {"plugged-one": True, "plugged-six": False, "plugged-two": False}
 
 
 @pytest.mark.parametrize("where", ["import", "hook", "settings"])
@@ -142,11 +165,13 @@ def test_the_command_lists_all_that_is_broken(
     """In a process of its own: neither an exit nor an exception ends it."""
     for name in ("raises", "exits", "hook_async", "bad_policy", "needs_settings"):
         install(name, BROKEN[name][0])
+    install("prints", HEAD + "\n    print('hello from a plugin')")
     said = agentflow(tmp_path, "plugins", "--json")
     found = {p["name"]: p for p in json.loads(said)["items"]}
     for name in ("raises", "exits", "hook_async", "bad_policy", "needs_settings"):
         assert BROKEN[name][1] in found[name]["problem"]
         assert not found[name]["usable"]
+    assert found["prints"]["usable"]
     assert found["replicate"]["usable"]
 
 

@@ -225,6 +225,16 @@ def test_a_static_header_is_the_secret_and_nothing_else() -> None:
         verify(scheme, {})
 
 
+def test_the_provider_is_told_the_first_value_of_a_static_header_or_none() -> None:
+    class Held:
+        secret = ""
+
+    scheme = StaticHeader("secret", "x-key", "Bearer ")
+    for held, told in ((f"{KEY} {OLD}", f"Bearer {KEY}"), ("", None), ("weak", None)):
+        Held.secret = held
+        assert scheme.value(Held()) == told
+
+
 # Ed25519 with a JWKS
 
 PAIR, NEXT = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()

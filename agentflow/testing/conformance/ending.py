@@ -130,7 +130,8 @@ class Ending(Subject):
 
     @in_loop
     async def test_what_never_was_is_no_success(self, late: Order) -> None:
-        """`fetch` of an id that is none, with characters a URL gives a meaning to."""
+        """`fetch` of an id that is none, with characters a URL gives a meaning to: what a stranger
+        calls an id must not lead to another place of the provider's."""
         task = self.task(late)
         if task.fetcher is None:
             pytest.skip(f"{task.name} has no fetch")
@@ -143,6 +144,11 @@ class Ending(Subject):
                 assert isinstance(error, known), f"fetch({id!r}) raises {error!r}"
                 success = error is None and isinstance(fetched.result(), Succeeded)
                 assert not success, f"fetch({id!r}) is a success"
+                for target in attempts.sim.stats.targets:
+                    assert "c=d" not in target.partition("?")[2].split("&"), (
+                        f"fetch({id!r}) asks for {target}: quote(external_id, safe='') where it"
+                        " becomes part of a path"
+                    )
 
     async def _kept(self, world: World, job: JsonObject, order: Order) -> None:
         if self.task(order).kind == "model":

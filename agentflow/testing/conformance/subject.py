@@ -33,6 +33,12 @@ STATUSES: Mapping[int, frozenset[str]] = {
 }
 
 
+_WHY_NONE = {
+    "late": "no order says later=True",
+    "slow": "no order with slow= is of a task that has @task.cancel",
+}
+
+
 class Subject:
     """The attributes to set. The first three are needed."""
 
@@ -45,6 +51,10 @@ class Subject:
     """At least one for each task."""
     errors: ClassVar[Sequence[str]] = ()
     """Modules whose exceptions the plugin translates: its SDK's, its HTTP client's."""
+    error_kinds: ClassVar[Mapping[str, str]] = {}
+    """What the SDK's exceptions come to: `{"acme.Overloaded": "unavailable"}`, package and class.
+    Of a package that is named once, every exception in `errors` must be: one without a row of its
+    own in the table is judged by the row of its base, and nobody has looked at it."""
     statuses: ClassVar[Mapping[int, frozenset[str]]] = STATUSES
     """The kinds of error that an HTTP status of the provider may come to."""
     webhook_setting: ClassVar[str | None] = None
@@ -87,7 +97,8 @@ class Subject:
         }
         for name, values in chosen.items():
             if name in metafunc.fixturenames:
-                none = [pytest.param(None, marks=pytest.mark.skip(f"no order is {name}"))]
+                why = _WHY_NONE.get(name, f"no order is {name}")
+                none = [pytest.param(None, marks=pytest.mark.skip(why))]
                 metafunc.parametrize(name, values or none, ids=str)
 
     def task(self, order: Order) -> Task[Any]:

@@ -170,3 +170,8 @@ class FalSimulator(Simulator):
                 return Json({"status": "CANCELLATION_REQUESTED"}, 202)
             case _:
                 return Json({"status": "ALREADY_COMPLETED"}, 400)
+
+
+def simulator() -> FalSimulator:
+    """For `agentflow dev --simulate`."""
+    return FalSimulator()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 from agentflow_openai import provider
 from agentflow_openai.simulator import OpenAISimulator
@@ -32,6 +32,30 @@ def batch(*words: str, **script: Any) -> dict[str, Any]:
     ]
     return {"items": items, "metadata": {"simulate": json.dumps(script)}}
 
+
+KINDS = {
+    "authentication": ("OAuthError",),
+    "unavailable": ("OpenAIError", "WebSocketQueueFullError", "InvalidWebhookSignatureError"),
+    # Those that have a status are made with an answer 500 of a gateway.
+    "outcome_unknown": (
+        "APIError",
+        "APIConnectionError",
+        "APIResponseValidationError",
+        "APIStatusError",
+        "APITimeoutError",
+        "AuthenticationError",
+        "BadRequestError",
+        "ConflictError",
+        "ContentFilterFinishReasonError",
+        "InternalServerError",
+        "LengthFinishReasonError",
+        "NotFoundError",
+        "PermissionDeniedError",
+        "RateLimitError",
+        "UnprocessableEntityError",
+        "WebSocketConnectionClosedError",
+    ),
+}
 
 ENDS = (
     ({"outcome": "failed", "code": "bio_policy"}, "failed", "content_rejected"),
@@ -64,6 +88,9 @@ class TestOpenAI(PluginConformance):
     simulator = staticmethod(lambda: OpenAISimulator(key="sk-of-the-conformance-suite"))
     webhook_setting = "OPENAI_WEBHOOK_SECRET"
     errors = ("openai", "httpx2")
+    error_kinds: ClassVar[dict[str, str]] = {
+        f"openai.{name}": kind for kind, names in KINDS.items() for name in names
+    }
     orders = (
         Order(
             "respond",

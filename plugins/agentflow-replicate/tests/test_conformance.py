@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from agentflow_replicate import provider
 from agentflow_replicate.simulator import ReplicateSimulator
@@ -20,6 +20,11 @@ class TestReplicate(PluginConformance):
     simulator = staticmethod(lambda: ReplicateSimulator(token="r8_of_the_conformance_suite"))
     webhook_setting = "REPLICATE_WEBHOOK_SECRET"
     errors = ("replicate.exceptions", "httpx")
+    error_kinds: ClassVar[dict[str, str]] = {
+        "replicate.ModelError": "provider_error",
+        "replicate.ReplicateError": "outcome_unknown",  # it is made with an answer 500
+        "replicate.ReplicateException": "unavailable",
+    }
     orders = (
         Order(
             "predict",

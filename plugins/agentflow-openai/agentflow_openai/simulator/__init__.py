@@ -11,8 +11,9 @@ from agentflow_openai.simulator.openai import OpenAISimulator
 __all__ = ["OpenAISimulator", "env", "simulator"]
 
 
-def simulator(secret: str, key: str) -> OpenAISimulator:
-    """A simulator that signs with `secret` (`whsec_…`) and lets in who has `key`."""
+def simulator(secret: str | None = None, key: str = "sk-simulated") -> OpenAISimulator:
+    """A simulator that signs with `secret` (`whsec_…`, by default a new one) and lets in who has
+    `key`."""
     return OpenAISimulator(secret=secret, key=key)
 
 

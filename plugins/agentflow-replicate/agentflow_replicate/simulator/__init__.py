@@ -12,8 +12,9 @@ from agentflow_replicate.simulator.script import Script
 __all__ = ["ReplicateSimulator", "Script", "env", "simulator"]
 
 
-def simulator(secret: str, token: str) -> ReplicateSimulator:
-    """A simulator that signs with `secret` (`whsec_…`) and lets in who has `token`."""
+def simulator(secret: str | None = None, token: str = "r8_simulated") -> ReplicateSimulator:
+    """A simulator that signs with `secret` (`whsec_…`, by default a new one) and lets in who has
+    `token`."""
     return ReplicateSimulator(secret=secret, token=token)
 
 

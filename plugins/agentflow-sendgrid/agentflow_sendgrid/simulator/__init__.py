@@ -11,7 +11,7 @@ from agentflow_sendgrid.simulator.sendgrid import SendGridSimulator
 __all__ = ["SendGridSimulator", "env", "simulator"]
 
 
-def simulator(key: str) -> SendGridSimulator:
+def simulator(key: str = "SG.simulated") -> SendGridSimulator:
     """A simulator that lets in who has `key`; it signs with a key pair of its own."""
     return SendGridSimulator(key=key)
 

@@ -149,11 +149,12 @@ class SendGridSimulator(Simulator):
             outbox.post(_batch(more, script), last=True)
 
     def _events(self, asked: dict[str, Any], kind: str, id: str) -> list[dict[str, Any]]:
-        """One event of this kind for each recipient."""
+        """One event of this kind for each recipient, those of copies first: SendGrid keeps no
+        order, and so they are news before the one that the job is about."""
         people = [
             person["email"]
             for group in asked["personalizations"]
-            for name in ("to", "cc", "bcc")
+            for name in ("bcc", "cc", "to")
             for person in group.get(name) or ()
         ]
         about = asked.get("custom_args") or {}
