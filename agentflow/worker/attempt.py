@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -132,7 +134,9 @@ class Attempt:
             self._tools.room.begin(self._permit)
             async with asyncio.timeout(grant.timeout):
                 returned = await self._tools.run(task, task.function, call, input)
-            return await self._tools.files.stored(outcome_of(returned, task), message.job_id)
+            outcome = outcome_of(returned, task)
+            patient = self._before(grant.deadline)
+            return await self._tools.files.stored_some_day(outcome, message.job_id, patient)
         except ProviderFailure as failure:
             return self._failed(failure)
         except (asyncio.CancelledError, KeyboardInterrupt):
@@ -141,6 +145,11 @@ class Attempt:
             kind = type(error).__name__
             log.info("Call failed", job_id=message.job_id, task=task.name, kind=kind)
             return self._failed(error)
+
+    def _before(self, deadline: datetime) -> Callable[[float], bool]:
+        """Whether so many seconds more are still before the deadline."""
+        clock = self._tools.reports.clock
+        return lambda seconds: clock.now() + timedelta(seconds=seconds) < deadline
 
     def _failed(self, error: BaseException) -> Failed:
         return Failed(failure_of(error, self._ready, self._task, unsure=self._shielded))

@@ -61,7 +61,8 @@ class Call:
         self.on_text(text, channel)
 
     async def artifact(self, id: str) -> bytes:
-        """The bytes of a file in custody (`art_…`). Raises `InvalidInput` if there is none."""
+        """The bytes of a file in custody (`art_…`). Raises `InvalidInput` if there is none, and
+        `Unavailable` while the store is away: read before what is paid for is called."""
         async with self.open_artifact(id) as chunks:
             return b"".join([chunk async for chunk in chunks])
 

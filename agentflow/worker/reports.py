@@ -29,7 +29,7 @@ OnProgress: TypeAlias = Callable[[float | None, str | None], None]
 
 class Reports:
     def __init__(self, writer: WorkerSide, spool: Spool, clock: Clock) -> None:
-        self._writer, self._clock = writer, clock
+        self._writer, self.clock = writer, clock
         self.spool = spool
         self.on_their_way: set[asyncio.Task[None]] = set()
         """Those whose loss would matter little."""
@@ -52,7 +52,7 @@ class Reports:
     def envelope(
         self, job: JobId, id: str, event: Event, source: Source = Source.WORKER
     ) -> Envelope:
-        return Envelope(id, source, self._clock.now(), job, event)
+        return Envelope(id, source, self.clock.now(), job, event)
 
     def progress(self, job: JobId, attempt: int) -> OnProgress:
         """What tells how far this attempt is, now and then; the end always."""

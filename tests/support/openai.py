@@ -53,7 +53,7 @@ async def world(
         sim.webhook_url = f"http://127.0.0.1:{port}/webhooks/openai" if webhooks else None
         hasty: dict[str, Any] = {"poll_after": 0.2, "poll_max": 0.5, "backoff": 0.05}
         hasty |= {"unknown_checks": 2, "poll_after_webhook": 30.0 if webhooks else 0.2}
-        tasks = ("openai.respond", "openai.chat", "openai.batch")
+        tasks = ("openai.respond", "openai.chat", "openai.batch", "openai.image")
         app = AgentFlow(policies=dict.fromkeys(tasks, hasty))
 
         contents: list[bytes] = []
