@@ -6,16 +6,22 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from agentflow_openai.provider import ABOUT_WORK
 from agentflow_openai.simulator.work import Script, Work
-from support.fakes import reasons
+from openai.types.webhooks import UnwrapWebhookEvent
+from support.fakes import reasons, rows
 from support.openai import HELLO, KEY, World, world
 from support.patience import PATIENCE
 
 from agentflow import ModelReply, Policy
 from agentflow.store import queries
+
+AnyWebhook = get_args(UnwrapWebhookEvent)[0]
+"""The union of all events that the SDK knows."""
+SETTLED = "SELECT status, type FROM agentflow_inbox WHERE status <> 'received'"
 
 
 @pytest.fixture
@@ -58,6 +64,33 @@ async def test_webhooks_that_come_twice_or_forged_change_nothing(openai: World) 
     assert max(openai.sim.stats.created.values()) == 1
 
 
+async def test_webhooks_of_every_type_are_stored_and_those_not_about_work_ignored(
+    openai: World,
+) -> None:
+    types = {get_args(each.model_fields["type"].annotation)[0] for each in get_args(AnyWebhook)}
+    assert types > ABOUT_WORK
+    for type in (*sorted(types), "future.event", "x" * 3000):
+        openai.sim.announce(type, "thing_1")
+    async with asyncio.timeout(PATIENCE):
+        while len(found := await rows(SETTLED)) < len(types) + 2:
+            await asyncio.sleep(0.05)
+    for row in found:
+        asked = row["type"] in ABOUT_WORK
+        assert row["status"] == ("parked" if asked else "ignored"), row["type"]
+    assert {row["type"] for row in found} == {*types, "future.event", "x" * 128}
+
+
+@pytest.mark.parametrize("id", ["r" * 300, "r\0x", "", 7, None])
+async def test_an_event_that_names_no_object_of_openai_fails_nothing(
+    openai: World, id: Any
+) -> None:
+    openai.sim.announce("response.completed", id)
+    async with asyncio.timeout(PATIENCE):
+        while not (found := await rows(SETTLED)):
+            await asyncio.sleep(0.05)
+    assert found[0]["status"] in ("ignored", "parked")
+
+
 async def test_without_webhooks_it_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +106,7 @@ async def test_without_webhooks_it_ends_the_same(
         ({"outcome": "failed", "code": "bio_policy"}, "failed", "content_rejected"),
         ({"outcome": "incomplete", "reason": "content_filter"}, "failed", "content_rejected"),
         ({"outcome": "incomplete"}, "succeeded", None),
+        ({"outcome": "cancelled"}, "canceled", None),
     ],
 )
 async def test_how_responses_end(

@@ -142,8 +142,8 @@ MUTANTS: list[Mutant] = [
         "openai",
         (
             "provider.py",
-            "if type in ABOUT_WORK and id:",
-            "if type.startswith('resp') and id:",
+            "type in ABOUT_WORK and 1 <=",
+            "type.startswith('resp') and 1 <=",
             "types of the future are facts",
             "unknown_yet",
         ),
@@ -311,9 +311,9 @@ MUTANTS: list[Mutant] = [
             "finds_its_attempt",
         ),
         (
-            "events.py",
-            "found = [element(event) for event in events] if isinstance(events, list) else []",
-            "found = [element(event) for event in events]",
+            "reading.py",
+            "return found if isinstance(found, list) else []",
+            "return found",
             "an object is no batch",
             "without_sense",
         ),

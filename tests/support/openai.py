@@ -44,12 +44,20 @@ class World(Whole):
 
 @asynccontextmanager
 async def world(
-    data: Path, monkeypatch: pytest.MonkeyPatch, *, webhooks: bool = True, **settings: Any
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    webhooks: bool = True,
+    base_url: str | None = None,
+    **settings: Any,
 ) -> AsyncIterator[World]:
+    """With `base_url`, calls go to another service than the simulator."""
     port = free_port()
     async with simulator(new_secret(), KEY).serve() as sim:
         for name, value in env(sim).items():
             monkeypatch.setenv(name, value)
+        if base_url is not None:
+            monkeypatch.setenv("OPENAI_BASE_URL", base_url)
         sim.webhook_url = f"http://127.0.0.1:{port}/webhooks/openai" if webhooks else None
         hasty: dict[str, Any] = {"poll_after": 0.2, "poll_max": 0.5, "backoff": 0.05}
         hasty |= {"unknown_checks": 2, "poll_after_webhook": 30.0 if webhooks else 0.2}

@@ -13,12 +13,12 @@ import pytest
 from agentflow_openai import batch_input
 from agentflow_openai.batch_input import Batch, Written, numbered, write
 from agentflow_openai.batch_results import Results, entry, wanted
-from agentflow_openai.batches import invalid, progress
+from agentflow_openai.batches import _result, invalid, progress
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from agentflow import InvalidInput
+from agentflow import Artifact, InvalidInput
 
 ONE = {"custom_id": "a", "body": {"model": "m", "input": "x"}}
 
@@ -178,6 +178,22 @@ def test_no_line_breaks_the_reading(said: Any, kind: str) -> None:
     body = {"custom_id": "a", "response": {"status_code": 200, "body": said}}
     assert entry(body, f"/v1/{kind}")["custom_id"] == "a"
     wanted(orjson.dumps(said))
+
+
+async def test_pictures_drawn_on_the_way_are_in_the_file_and_in_no_row() -> None:
+    drawn = {"type": "image_generation_call", "result": "AAAA"}
+    said = {"role": "message", "type": "message", "content": [{"type": "output_text", "text": "a"}]}
+    body = {"status": "completed", "output": [drawn, said]}
+    with tempfile.TemporaryFile() as file:
+        results = Results("/v1/responses", "completed", {"a": False, "b": False}, file)
+        results.read(orjson.dumps(answered(200, body)))
+        results.complete()
+        drawn_one, without = await results.items()
+        shown = await _result({}, results, Artifact(None))
+    assert drawn_one["pictures"] == ["data:image/png;base64,AAAA"]
+    assert drawn_one["reply"]["text"] == "a"
+    assert "pictures" not in without
+    assert shown.output["items"] is None  # type: ignore[call-overload,index]
 
 
 async def test_nonsense_and_repetitions_leave_one_answer_for_each_request() -> None:

@@ -115,6 +115,24 @@ def test_an_answer_that_is_cut_off_says_so_and_one_that_is_filtered_fails() -> N
     assert rejected.error.kind == "content_rejected"
 
 
+BILLED = {"input_tokens": 9, "output_tokens": 3}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"status": "failed", "error": {"code": "server_error"}},
+        {"status": "incomplete", "incomplete_details": {"reason": "content_filter"}},
+    ],
+)
+def test_what_failed_was_billed_all_the_same(said: Any) -> None:
+    billed = fact({**said, "usage": BILLED})
+    free = fact(said)
+    assert isinstance(billed, Failed)
+    assert isinstance(free, Failed)
+    assert (billed.usage, free.usage) == (BILLED, None)
+
+
 def test_text_tool_calls_refusals_and_json_are_told_apart() -> None:
     said = reply({
         "text": {"format": {"type": "json_schema"}},

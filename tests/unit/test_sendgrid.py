@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from agentflow_sendgrid import EventWebhook, Mail, SendGridSettings, fact
+from agentflow_sendgrid import EventWebhook, Mail, SendGridSettings, fact, provider
 from agentflow_sendgrid.events import facts
 from agentflow_sendgrid.failures import refusal, wait
 from agentflow_sendgrid.signature import SIGNATURE, TIMESTAMP, EventWebhookVerifier
@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from agentflow import Delivery, Failed, Progressed, SettingsError, SignatureError, Succeeded
+from agentflow.core.events import dump_event
+from agentflow.webhooks.reading import facts_of
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 BODY = b'[{"event":"delivered"}]\r\n'
@@ -143,6 +145,47 @@ def test_each_element_of_a_batch_is_read_for_itself() -> None:
 @pytest.mark.parametrize("body", [b"", b"{}", b"7", b"null", b"\xff", b"[" * 10_000])
 def test_what_is_no_batch_says_nothing(body: bytes) -> None:
     assert facts(Delivery("sendgrid", body)) == []
+
+
+STRANGE = (
+    b'{"event": "open", "useragent": "\\ud83d"}',  # half of a character
+    b'{"event": "open", "useragent": "\xff\xfe"}',
+    b'{"event": "open", "useragent": "a\tb\x00"}',
+    b'{"event": "open", "n": NaN, "m": 1e999}',
+    b'{"event": "open", "n": 7' + b"0" * 5000 + b"}",
+    b'{"event": "open", "deep": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+    b'{"event": "open", "cut": "of',
+    b'{"event": "open" "comma": 1}',
+    b"nonsense",
+)
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+@pytest.mark.parametrize("about_ours", [False, True])
+def test_an_element_that_is_no_json_costs_no_other(strange: bytes, about_ours: bool) -> None:
+    """What a reader's mail program calls itself is in the batch, and anybody may write that."""
+    if about_ours:
+        ours = b'{"agentflow_token": "tok", "agentflow_to": "ada@example.com",'
+        strange = strange.replace(b"{", ours + b'"email": "ada@example.com",', 1)
+    good = [orjson.dumps(event("delivered", sg_event_id=f"good-{n}")) for n in range(2)]
+    body = b"[" + b",\r\n".join([good[0], strange, good[1]]) + b"]\r\n"
+    found = facts_of(provider, Delivery("sendgrid", body))
+    assert {"good-0", "good-1"} <= {each.id for each in found}
+    assert len(found) <= 3
+
+
+def test_a_word_with_half_a_character_is_kept_without_it() -> None:
+    said = event("bounce", reason="x").items()
+    body = b"[" + orjson.dumps(dict(said)).replace(b'"x"', b'"no \\ud83d"') + b"]"
+    (found,) = facts_of(provider, Delivery("sendgrid", body))
+    assert "no ?" in found.event.error.message
+
+
+@pytest.mark.parametrize("kind", ["delivered", "bounce", "dropped", "deferred", "click"])
+def test_no_row_grows_with_what_others_say(kind: str) -> None:
+    long = dict.fromkeys(("reason", "response", "url", "status", "type"), "x" * 1_000_000)
+    (found,) = facts(Delivery("sendgrid", orjson.dumps([event(kind, timestamp=1e300, **long)])))
+    assert len(dump_event(found.event)) < 20_000
 
 
 VALUES = st.none() | st.booleans() | st.integers(0, 99) | st.text() | st.lists(st.text())

@@ -21,6 +21,7 @@ from agentflow import (
     ModelRequest,
     ProviderError,
     ProviderFailure,
+    Result,
     ResultLost,
     Succeeded,
 )
@@ -51,6 +52,8 @@ class Results:
     counts: Counter[str] = field(default_factory=Counter)
     usage: Counter[str] = field(default_factory=Counter)
     size: int = 0
+    pictures: bool = False
+    """Whether an answer holds any."""
 
     def read(self, line: bytes) -> None:
         """One line of OpenAI's. Of two about one request, the first counts; nonsense is left out,
@@ -74,6 +77,7 @@ class Results:
         self.places[id] = (self.size, len(line))
         self.file.write(line)
         self.size += len(line)
+        self.pictures |= "pictures" in entry
         self.counts["succeeded" if entry["ok"] else "failed"] += 1
         for name, value in entry["usage"].items():
             self.usage[name] += value
@@ -106,7 +110,8 @@ def wanted(line: bytes) -> tuple[str, bool] | None:
 
 
 def entry(said: Mapping[str, Any], endpoint: str, *, json: bool = False) -> dict[str, Any]:
-    """`{custom_id, ok, reply, error, usage}` of one line of OpenAI's output or error file."""
+    """`{custom_id, ok, reply, error, usage}` of one line of OpenAI's output or error file, and
+    `pictures` that were drawn on the way, as data URLs: they go into the file alone."""
     id = said["custom_id"]
     answer = said.get("response")
     if not isinstance(answer, Mapping):
@@ -115,28 +120,28 @@ def entry(said: Mapping[str, Any], endpoint: str, *, json: bool = False) -> dict
     if not isinstance(status, int) or not 200 <= status < 300 or not isinstance(body, Mapping):
         return _failed(id, _refused(status, body))
     try:
-        reply, usage = _reply(body, endpoint, json)
+        made = _made(body, endpoint, json)
     except ProviderFailure as failure:
         return _failed(id, failure)
-    return {"custom_id": id, "ok": True, "reply": reply, "error": None, "usage": usage}
+    whole = {"custom_id": id, "ok": True, "reply": made.output, "error": None, "usage": made.usage}
+    return whole | ({"pictures": [each.url for each in made.artifacts]} if made.artifacts else {})
 
 
-def _reply(body: Mapping[str, Any], endpoint: str, json: bool) -> tuple[Any, Mapping[str, float]]:
+def _made(body: Mapping[str, Any], endpoint: str, json: bool) -> Result:
     """What the same request alone would have come to. Raises `ProviderFailure`."""
     match endpoint:
         case "/v1/responses":
             state = responses.fact(body)
             if isinstance(state, Succeeded):
-                return state.result.output, state.result.usage
+                return state.result
             raise _of_response(body)
         case "/v1/chat/completions":
-            reply = chats.reply(body, _ASKED[json])
-            return reply.model_dump(mode="json", exclude={"usage"}), reply.usage
+            return chats.reply(body, _ASKED[json]).result()
         case "/v1/embeddings":
-            result = embedded(body)
-            return result.output, result.usage
+            return embedded(body)
         case _:
-            return dict(body), numbers(body.get("usage"), ("input_tokens", "output_tokens"))
+            usage = numbers(body.get("usage"), ("input_tokens", "output_tokens"))
+            return Result(output=dict(body), usage=usage)
 
 
 def _of_response(body: Mapping[str, Any]) -> ProviderFailure:

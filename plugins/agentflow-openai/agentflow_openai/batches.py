@@ -227,7 +227,8 @@ async def _gathered(call: Call, client: AsyncOpenAI, said: Mapping[str, Any]) ->
 
 
 async def _result(said: Mapping[str, Any], results: Results, kept: Artifact) -> Result:
-    small = results.size <= INLINE and not results.endpoint.startswith("/v1/images")
+    drawn = results.pictures or results.endpoint.startswith("/v1/images")
+    small = results.size <= INLINE and not drawn
     counts = {name: results.counts[name] for name in ("succeeded", "failed")}
     return Result(
         output={

@@ -8,14 +8,13 @@ from typing import Any
 
 from agentflow import (
     ContentRejected,
-    InvalidInput,
     ModelMessage,
     ModelReply,
     ModelRequest,
     ProviderError,
     ToolCall,
 )
-from agentflow_openai.content import fitting, numbers
+from agentflow_openai.content import apart, fitting, numbers
 
 OURS = frozenset({"model", "messages", "tools", "stream", "n", "response_format"})
 """Parameters that `options` may not set, because other fields do."""
@@ -28,8 +27,6 @@ def arguments(asked: ModelRequest, images: Mapping[str, str]) -> dict[str, Any]:
 
     Raises `InvalidInput` for options that other fields say.
     """
-    if taken := OURS & asked.options.keys():
-        raise InvalidInput(f"options: {', '.join(sorted(taken))} cannot be set there")
     given: dict[str, Any] = {
         "model": asked.model,
         "messages": [_message(message, images) for message in asked.messages],
@@ -42,7 +39,9 @@ def arguments(asked: ModelRequest, images: Mapping[str, str]) -> dict[str, Any]:
         given["tools"] = [
             {"type": "function", "function": tool.model_dump(mode="json")} for tool in asked.tools
         ]
-    return {name: v for name, v in given.items() if v is not None} | dict(asked.options)
+    given = {name: v for name, v in given.items() if v is not None}
+    apart(asked.options, OURS | given.keys())
+    return given | dict(asked.options)
 
 
 def _format(asked: ModelRequest) -> dict[str, Any] | None:
@@ -148,7 +147,7 @@ def reply(completion: Mapping[str, Any], asked: ModelRequest) -> ModelReply:
         refusal=refusal if isinstance(refusal, str) else None,
         finish="tool_calls" if calls else _FINISH.get(reason, "stop"),
         model=model if isinstance(model, str) else None,
-        usage=_usage(completion.get("usage")),
+        usage=tokens(completion.get("usage")),
     )
 
 
@@ -161,7 +160,8 @@ def _calls(said: Any) -> list[ToolCall]:
     return found
 
 
-def _usage(usage: Any) -> dict[str, float]:
+def tokens(usage: Any) -> dict[str, float]:
+    """The tokens of a `usage`, by the names that every model task has."""
     counted = numbers(usage, ("prompt_tokens", "completion_tokens"))
     ours = {"prompt_tokens": "input_tokens", "completion_tokens": "output_tokens"}
     found = {ours[name]: value for name, value in counted.items()}

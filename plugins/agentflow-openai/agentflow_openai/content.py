@@ -6,12 +6,12 @@ import base64
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
-from agentflow import ProviderError, Result
+from agentflow import InvalidInput, ProviderError, Result
 
 if TYPE_CHECKING:
     from agentflow import Call, ModelRequest
@@ -24,6 +24,20 @@ _KINDS = (
     (0, b"GIF8", "image/gif"),
     (8, b"WEBP", "image/webp"),
 )
+
+
+def apart(options: Mapping[str, Any], said: Collection[str]) -> None:
+    """Raise `InvalidInput` for options that say what other fields do."""
+    if taken := set(said) & options.keys():
+        raise InvalidInput(f"options: {', '.join(sorted(taken))} cannot be set there")
+
+
+def asking(body: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of a request as arguments of the SDK. Options go as they are, whether this SDK
+    knows them or not, and as nothing else: what it takes besides (`extra_headers`, `timeout`) is
+    not for who submits a job."""
+    known = {name: value for name, value in body.items() if name not in options}
+    return {**known, "extra_body": dict(options)}
 
 
 def is_artifact(text: str) -> bool:
@@ -76,16 +90,17 @@ def numbers(said: Any, names: Sequence[str]) -> dict[str, float]:
     }
 
 
-def embedded(made: Mapping[str, Any]) -> Result:
-    """The vectors of an answer, in the order of the texts. Raises `ProviderError` for none."""
+def embedded(made: Mapping[str, Any], texts: int | None = None) -> Result:
+    """The vectors of an answer, in the order of the `texts`. Raises `ProviderError` unless there
+    is one for each; where nobody knows how many there were, for each place."""
     vectors: dict[int, Any] = {}
     data = made.get("data")
     for each in data if isinstance(data, list) else ():
         match each:
             case {"index": int(place), "embedding": vector}:
                 vectors[place] = vector
-    if not vectors:
-        raise ProviderError("OpenAI's answer holds no embeddings.")
+    if not vectors or vectors.keys() != set(range(texts or len(vectors))):
+        raise ProviderError("OpenAI's answer does not hold an embedding for each text.")
     usage = numbers(made.get("usage"), ("prompt_tokens",))
     return Result(
         output={"model": made.get("model"), "embeddings": [vectors[n] for n in sorted(vectors)]},

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from agentflow import Artifact, InvalidInput, Policy, ProviderError, Result
-from agentflow_openai.content import numbers
+from agentflow import Artifact, Policy, ProviderError, Result
+from agentflow_openai.content import apart, asking, numbers
 from agentflow_openai.provider import provider
 
 if TYPE_CHECKING:
@@ -32,14 +32,17 @@ class Picture(BaseModel):
     """More parameters of `images.generate`, handed on as they are."""
 
 
-@provider.task("image", input=Picture, policy=Policy(timeout=300))
+POLICY = Policy(timeout=300, files_live=3600)
+"""Where a service gives URLs instead of the pictures: OpenAI's are good for an hour."""
+
+
+@provider.task("image", input=Picture, policy=POLICY)
 async def image(call: Call, input: Picture) -> Result:
     """Draw pictures; each is an artifact of the result."""
     from agentflow_openai.session import plain, session
 
-    if "stream" in input.options:
-        raise InvalidInput("options: stream cannot be set there")
-    given = input.model_dump(exclude_none=True, exclude={"options"}) | dict(input.options)
+    apart(input.options, {"stream", *Picture.model_fields})
+    given = asking(input.model_dump(exclude_none=True, exclude={"options"}), input.options)
     async with session(call) as client:
         made = plain(await client.images.generate(**given))
         return drawn(made, _TYPES[input.output_format or "png"])

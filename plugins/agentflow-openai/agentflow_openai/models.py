@@ -20,7 +20,7 @@ from agentflow import (
     ResultLost,
 )
 from agentflow_openai import chats, responses
-from agentflow_openai.content import embedded, images_of
+from agentflow_openai.content import asking, embedded, images_of
 from agentflow_openai.failures import is_gone
 from agentflow_openai.prices import most_of_request, most_of_texts
 from agentflow_openai.provider import provider
@@ -68,8 +68,9 @@ async def respond(call: Call, input: Respond) -> State | Accepted:
         given["tools"] = [*given.get("tools", ()), *input.hosted_tools]
     if input.background:
         given["background"] = True
+    given["metadata"] = {**input.metadata, **about}
+    given = asking(given, input.options)
     async with session(call) as client:
-        given["metadata"] = {**input.metadata, **about}
         if input.stream:
             made = await streams.response(call, await client.responses.create(**given, stream=True))
         else:
@@ -139,7 +140,7 @@ async def cancel(call: Call, external_id: str) -> State | None:
 
 
 @provider.task("chat", kind="model", policy=POLICY)
-async def chat(call: Call, input: ModelRequest) -> ModelReply:
+async def chat(call: Call, input: ModelRequest) -> ModelReply | Failed:
     """Ask a model through Chat Completions, which other services speak too."""
     from agentflow_openai import streams
     from agentflow_openai.session import plain, session
@@ -148,11 +149,14 @@ async def chat(call: Call, input: ModelRequest) -> ModelReply:
     async with session(call) as client:
         create = client.chat.completions.create
         if input.stream:
-            asked = {"stream_options": {"include_usage": True}, **given}
-            whole = await streams.completion(call, await create(**asked, stream=True))
+            given = asking({"stream_options": {"include_usage": True}, **given}, input.options)
+            whole = await streams.completion(call, await create(**given, stream=True))
         else:
-            whole = plain(await create(**given))
+            whole = plain(await create(**asking(given, input.options)))
+    try:
         return chats.reply(whole, input)
+    except ProviderFailure as failure:
+        return Failed(failure, usage=chats.tokens(whole.get("usage")) or None)
 
 
 chat.most(most_of_request)
@@ -176,7 +180,8 @@ async def embed(call: Call, input: Embed) -> Result:
 
     given = input.model_dump(exclude_none=True)
     async with session(call) as client:
-        return embedded(plain(await client.embeddings.create(**given, encoding_format="float")))
+        made = plain(await client.embeddings.create(**given, encoding_format="float"))
+        return embedded(made, len(input.input))
 
 
 embed.most(most_of_texts)

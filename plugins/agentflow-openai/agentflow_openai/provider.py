@@ -33,6 +33,9 @@ ABOUT_WORK = frozenset(
 )
 """Types of webhooks that tell the end of work of ours; the many others are stored and ignored."""
 
+LONGEST_ID = 255
+"""Characters; longer ones name no work of ours."""
+
 
 @provider.parse
 def parse(delivery: Delivery) -> list[Fact]:
@@ -42,7 +45,9 @@ def parse(delivery: Delivery) -> list[Fact]:
     except ValueError:
         return []
     match event:
-        case {"type": str(type), "data": {"id": str(id)}} if type in ABOUT_WORK and id:
+        case {"type": str(type), "data": {"id": str(id)}} if (
+            type in ABOUT_WORK and 1 <= len(id) <= LONGEST_ID
+        ):
             return [Fact(Changed(), external_id=id)]
         case _:
             return []

@@ -29,7 +29,7 @@ from agentflow import (
     ToolCall,
     Unavailable,
 )
-from agentflow_openai.content import fitting, numbers
+from agentflow_openai.content import apart, fitting, numbers
 from agentflow_openai.failures import REJECTED
 
 State: TypeAlias = Progressed | Changed | Succeeded | Failed | Canceled
@@ -43,8 +43,6 @@ def arguments(asked: ModelRequest, images: Mapping[str, str]) -> dict[str, Any]:
 
     Raises `InvalidInput` for options that other fields say.
     """
-    if taken := OURS & asked.options.keys():
-        raise InvalidInput(f"options: {', '.join(sorted(taken))} cannot be set there")
     given: dict[str, Any] = {
         "model": asked.model,
         "input": [item for message in asked.messages for item in _items(message, images)],
@@ -66,7 +64,9 @@ def arguments(asked: ModelRequest, images: Mapping[str, str]) -> dict[str, Any]:
     if asked.output_schema is not None:
         schema = {"name": "output", "schema": asked.output_schema, "strict": False}
         given["text"] = {"format": {"type": "json_schema", **schema}}
-    return {name: v for name, v in given.items() if v is not None} | dict(asked.options)
+    given = {name: v for name, v in given.items() if v is not None}
+    apart(asked.options, OURS | given.keys())
+    return given | dict(asked.options)
 
 
 def _items(message: ModelMessage, images: Mapping[str, str]) -> Iterator[dict[str, Any]]:
@@ -108,7 +108,8 @@ def fact(response: Mapping[str, Any]) -> State:
         case "incomplete":
             return _incomplete(response)
         case "failed":
-            return Failed(failed(response.get("error")), external_id=about)
+            billed = tokens(response.get("usage")) or None
+            return Failed(failed(response.get("error")), external_id=about, usage=billed)
         case "cancelled":
             return Canceled(external_id=about)
         case _:
@@ -126,7 +127,9 @@ def _incomplete(response: Mapping[str, Any]) -> State:
     reason = details.get("reason") if isinstance(details, Mapping) else None
     about = identity(response)
     if reason == "content_filter":
-        return Failed(ContentRejected("OpenAI's filter stopped the answer."), external_id=about)
+        filtered = ContentRejected("OpenAI's filter stopped the answer.")
+        billed = tokens(response.get("usage")) or None
+        return Failed(filtered, external_id=about, usage=billed)
     cut = reply(response).model_copy(update={"finish": "length"})
     return Succeeded(result(response, cut), external_id=about)
 

@@ -73,6 +73,9 @@ def _authorities() -> ssl.SSLContext:
 
 
 def plain(model: Any) -> dict[str, Any]:
-    """An object of the SDK as the JSON it came from, unknown members too."""
+    """An object of the SDK as the JSON it came from, unknown members too. Raises `OutcomeUnknown`
+    for what the SDK made none of: the page of somebody else, say."""
+    if not hasattr(model, "model_dump"):
+        raise OutcomeUnknown("What answered is not OpenAI's API. Is OPENAI_BASE_URL right?")
     found: dict[str, Any] = model.model_dump(mode="json", warnings=False)
     return found

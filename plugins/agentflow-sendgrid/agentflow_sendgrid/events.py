@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from agentflow import Delivery, Fact, Failed, Progressed, ProviderError, Result, Succeeded
 from agentflow_sendgrid.mail import TO, TOKEN
+from agentflow_sendgrid.reading import elements
 
 State: TypeAlias = Progressed | Succeeded | Failed
 
@@ -21,16 +22,15 @@ LATER = frozenset(
 )
 """What happens to a mail that was delivered: kept in the history of its job, which has ended."""
 
+LONGEST = 2000
+"""Characters of what others said that are kept."""
+
 SHOWN = ("event", "email", "timestamp", "response", "reason", "status", "type", "sg_message_id")
 
 
 def facts(delivery: Delivery) -> list[Fact]:
     """One fact for each event about a mail of ours."""
-    try:
-        events: Any = delivery.json
-    except ValueError:
-        return []
-    found = [element(event) for event in events] if isinstance(events, list) else []
+    found = (element(event) for event in elements(delivery))
     return [each for each in found if each is not None]
 
 
@@ -56,7 +56,7 @@ def fact(event: Mapping[str, Any]) -> State | None:
         case "bounce" | "dropped" as kind:
             why = event.get("reason") or event.get("response") or "SendGrid says no reason."
             return Failed(
-                ProviderError(f"The mail was {_WORDS[kind]}: {why}"[:2000], detail=shown(event))
+                ProviderError(f"The mail was {_WORDS[kind]}: {why}"[:LONGEST], detail=shown(event))
             )
         case str(kind) if kind in UNDER_WAY | LATER:
             why = event.get("response") or event.get("url")
@@ -69,9 +69,14 @@ _WORDS = {"bounce": "refused by its receiver", "dropped": "dropped by SendGrid"}
 
 
 def shown(event: Mapping[str, Any]) -> dict[str, Any]:
-    """The members of an event that tell what became of the mail."""
-    return {
-        name: value
-        for name in SHOWN
-        if isinstance(value := event.get(name), str | int) and not isinstance(value, bool)
-    }
+    """The members of an event that tell what became of the mail, as far as a row has room."""
+    found: dict[str, Any] = {}
+    for name in SHOWN:
+        match event.get(name):
+            case str(text):
+                found[name] = text[:LONGEST]
+            case bool():
+                pass
+            case int(number) if abs(number) < 2**53:
+                found[name] = number
+    return found

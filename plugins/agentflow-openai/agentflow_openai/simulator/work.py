@@ -20,7 +20,7 @@ class Script(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     seconds: float = 0.05
-    outcome: Literal["completed", "failed", "incomplete", "never"] = "completed"
+    outcome: Literal["completed", "failed", "incomplete", "cancelled", "never"] = "completed"
     text: str | None = None
     """What the model says; else it repeats the last words it was told."""
     tool: str | None = None

@@ -25,6 +25,9 @@ from agentflow_sendgrid.simulator.webhooks import Webhooks
 
 JUNK: list[Any] = [None, 7, [], {"event": 3}, {TOKEN: ["x"], "email": {}}, {TOKEN: "a\0b"}]
 
+BROKEN = b'{"event": "open", "useragent": "\\ud83d"}'
+"""Half a character, as somebody's mail program may call itself: no JSON for strict readers."""
+
 
 class Script(BaseModel):
     """What becomes of a mail: JSON in its custom argument `simulate`."""
@@ -178,5 +181,6 @@ class SendGridSimulator(Simulator):
 
 def _batch(events: list[dict[str, Any]], script: Script) -> bytes:
     """As SendGrid writes it: each event on a line of its own, with CRLF, which is signed too."""
-    lines = [orjson.dumps(each) for each in [*(JUNK if script.junk else []), *events]]
+    junk = [*map(orjson.dumps, JUNK), BROKEN] if script.junk else []
+    lines = [*junk, *map(orjson.dumps, events)]
     return b"[" + b",\r\n".join(lines) + b"]\r\n"
