@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -10,6 +11,8 @@ from typing import Any
 
 from agentflow.errors import ErrorKind, ProviderFailure
 from agentflow.types import JobId, Json
+
+_ARTIFACT = re.compile(r"art_([0-9a-f]{32})_(0|[1-9][0-9]{0,5})")
 
 
 class Custody(StrEnum):
@@ -113,8 +116,5 @@ def artifact_id(job: JobId, index: int) -> str:
 
 def artifact_place(id: str) -> tuple[JobId, int] | None:
     """The job and index of an artifact id; None if it is not one."""
-    match id.split("_"):
-        case ["art", hex, index] if len(hex) == 32 and index.isascii() and index.isdigit():
-            return JobId(f"job_{hex}"), int(index[:6])
-        case _:
-            return None
+    match = _ARTIFACT.fullmatch(id)
+    return (JobId(f"job_{match[1]}"), int(match[2])) if match else None

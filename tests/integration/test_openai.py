@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pytest
 from agentflow_openai.provider import ABOUT_WORK
@@ -147,6 +147,19 @@ async def test_background_work_whose_answer_was_lost_is_found_by_its_metadata(
     assert (job["status"], job["attempt"]) == ("succeeded", 1)
     assert openai.sim.stats.created == {f"{job['id']}:1": 1}, "it was paid for once"
     assert job["external_id"] != theirs.id
+
+
+async def test_work_of_another_attempt_is_not_taken_for_that_of_this_one(openai: World) -> None:
+    """It is somebody's already, or will be; to take it would bill one call for two."""
+    openai.sim.faults.update(reset=1)
+    submitted = await openai.app.submit("openai.respond", background(seconds=0.3))
+    async with asyncio.timeout(PATIENCE):
+        while not openai.sim.works:
+            await asyncio.sleep(0.01)
+    (work,) = openai.sim.works.values()
+    cast("dict[str, Any]", work.asked)["metadata"]["agentflow_attempt"] = "7"
+    job = await openai.end_of(submitted.id)
+    assert (job["error"]["kind"], job["external_id"]) == ("outcome_unknown", None)
 
 
 async def test_pictures_drawn_in_the_background_are_files_not_rows(openai: World) -> None:

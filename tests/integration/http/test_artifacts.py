@@ -173,8 +173,9 @@ async def test_a_media_type_cannot_smuggle_anything(api: World, media_type: str)
 async def test_only_what_is_in_custody_is_served(api: World) -> None:
     file = await stored(api)
     place = file["id"].rsplit("_", 1)[0]
-    for id in (f"{place}_1", f"{place}_99999999", f"{place}_-1", f"{place}_", place, "art_x_0"):
-        assert (await api.http.get(f"/v1/artifacts/{id}")).status_code == 404
+    strange = (f"{place}_00", f"{place}_\u0663", place.upper() + "_0", f"art_%00{'a' * 31}_0")
+    for id in (f"{place}_1", f"{place}_99999999", f"{place}_-1", f"{place}_", place, *strange):
+        assert (await api.http.get(f"/v1/artifacts/{id}")).status_code == 404, id
 
 
 async def test_a_file_that_vanished_from_the_store_is_a_404_without_its_place(api: World) -> None:
