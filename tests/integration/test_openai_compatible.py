@@ -79,6 +79,16 @@ async def test_a_stream_of_another_service_needs_no_usage_and_no_end_mark(
     assert (job["status"], job["result"]["text"]) == ("succeeded", "ab")
 
 
+async def test_an_error_event_is_the_answer_of_a_streamed_response(
+    other: World, service: Scripted
+) -> None:
+    said = {"type": "error", "code": "invalid_prompt", "message": "Not this.", "param": None}
+    body = f"event: error\ndata: {json.dumps({**said, 'sequence_number': 1})}\n\n"
+    service(say(200, body.encode(), content_type="text/event-stream"))
+    job = await other.ends("openai.respond", {**HELLO, "stream": True})
+    assert (job["error"]["kind"], job["error"]["message"]) == ("invalid_input", "Not this.")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("task", ["openai.chat", "openai.respond"])
 async def test_options_go_as_they_are_and_nowhere_else(

@@ -282,6 +282,33 @@ def test_other_errors_are_not_ours_to_judge() -> None:
     assert refusal(302, "moved").kind == "provider_error"
 
 
+def test_a_refusal_of_a_chat_is_told_at_once_and_in_pieces() -> None:
+    asked = ModelRequest.model_validate({"model": "m", "messages": [{"role": "user"}]})
+    message = {"role": "assistant", "content": None, "refusal": "I will not."}
+    whole = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    made = Completion()
+    for delta in ({"refusal": "I will"}, {"refusal": " not."}):
+        assert made.add({"choices": [{"delta": delta}]}) == ""
+    made.add({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+    for completion in (whole, made.json()):
+        said = chat_reply(completion, asked)
+        assert (said.text, said.refusal, said.finish) == (None, "I will not.", "stop")
+
+
+def test_tool_calls_that_come_in_turns_are_kept_apart() -> None:
+    asked = ModelRequest.model_validate({"model": "m", "messages": [{"role": "user"}]})
+    made = Completion()
+    for index, piece in [
+        (0, {"id": "a", "function": {"name": "f", "arguments": '{"x":'}}),
+        (1, {"id": "b", "function": {"name": "g", "arguments": ""}}),
+        (0, {"function": {"arguments": " 1}"}}),
+        (1, {"function": {"arguments": "{}"}}),
+    ]:
+        made.add({"choices": [{"delta": {"tool_calls": [{"index": index, **piece}]}}]})
+    calls = chat_reply(made.json(), asked).tool_calls
+    assert [(c.id, c.name, c.arguments) for c in calls] == [("a", "f", {"x": 1}), ("b", "g", {})]
+
+
 @given(st.lists(JSON))
 def test_no_chunk_of_a_stream_breaks_the_putting_together(chunks: list[Any]) -> None:
     whole = Completion()
