@@ -80,7 +80,7 @@ class Position:
         end was not heard."""
         heard = said is not None and said.attempt == self.attempt and said.ended
         for channel in CHANNELS if self.attempt and not heard else ():
-            if channel in self.at:
+            if self.at.get(channel):
                 yield self._event("gap", channel, self.at[channel], missing=None)
 
     def _next(self, said: Said, channel: str) -> ServerSentEvent:

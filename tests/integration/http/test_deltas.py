@@ -177,6 +177,26 @@ async def test_beyond_the_window_what_is_missing_is_said(stage: Stage) -> None:
     assert (await stage.api.job(job))["result"] is not None
 
 
+async def test_a_text_whose_end_was_not_heard_says_that_nobody_knows(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, name = await stage.begin()
+    heard = Heard()
+    async with asyncio.timeout(10), listening(stage.http, job, heard) as messages:
+        stage.poet.tell(name, "half a poem")
+        async for _ in messages:
+            if heard.text[TEXT]:
+                break
+    outlet: Any = stage.api.app.runtime.worker.outlet
+    send = outlet.send
+    monkeypatch.setattr(outlet, "send", lambda piece: None if piece.end else send(piece))
+    stage.poet.tell(name, None)
+    await hear(stage.http, job, heard)
+    assert heard.text[TEXT] == "half a poem"
+    assert [(gap["offset"], gap["missing"]) for gap in heard.gaps] == [(11, None)]
+    assert heard.order[-1] == "succeeded"
+
+
 async def test_a_new_attempt_is_told_apart(stage: Stage) -> None:
     job, name = await stage.begin()
     following = asyncio.create_task(hear(stage.http, job))
