@@ -38,6 +38,17 @@ class Stage:
         await self.api.until(job["id"], "running")
         return job["id"], name
 
+    async def heard(self, first: str) -> tuple[str, str, Heard]:
+        """A job whose first line a client has heard before it went away."""
+        job, name = await self.begin()
+        heard = Heard()
+        async with asyncio.timeout(10), listening(self.http, job, heard) as messages:
+            self.poet.tell(name, first)
+            async for _ in messages:
+                if heard.text[TEXT]:
+                    break
+        return job, name, heard
+
     @property
     def http(self) -> httpx.AsyncClient:
         return self.api.http
@@ -157,13 +168,7 @@ async def test_who_resumes_after_an_entry_of_the_history_repeats_nothing(stage: 
 
 
 async def test_beyond_the_window_what_is_missing_is_said(stage: Stage) -> None:
-    job, name = await stage.begin()
-    heard = Heard()
-    async with asyncio.timeout(10), listening(stage.http, job, heard) as messages:
-        stage.poet.tell(name, "start ")
-        async for _ in messages:
-            if heard.text[TEXT]:
-                break
+    job, name, heard = await stage.heard("start ")
     flood = ["x" * 1000] * 300
     stage.poet.tell(name, *flood, " end", None)
     await stage.api.until(job, "succeeded")
@@ -180,14 +185,8 @@ async def test_beyond_the_window_what_is_missing_is_said(stage: Stage) -> None:
 async def test_a_text_whose_end_was_not_heard_says_that_nobody_knows(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, name = await stage.begin()
-    heard = Heard()
-    async with asyncio.timeout(10), listening(stage.http, job, heard) as messages:
-        stage.poet.tell(name, "half a poem")
-        async for _ in messages:
-            if heard.text[TEXT]:
-                break
-    outlet: Any = stage.api.app.runtime.worker.outlet
+    job, name, heard = await stage.heard("half a poem")
+    outlet: Any = stage.api.app.runtime.worker.tools.outlet
     send = outlet.send
     monkeypatch.setattr(outlet, "send", lambda piece: None if piece.end else send(piece))
     stage.poet.tell(name, None)
