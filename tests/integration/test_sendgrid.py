@@ -93,7 +93,7 @@ async def test_an_event_that_comes_in_two_batches_is_applied_once(mail: World) -
 
 
 async def test_elements_that_make_no_sense_do_not_stop_the_others(mail: World) -> None:
-    job = await mail.sent({"junk": True})
+    job = await mail.sent({"junk": True, "broken": True})
     assert job["status"] == "succeeded"
     await mail.quiet()
     assert await rows("SELECT id FROM agentflow_inbox WHERE status = 'failed'") == []

@@ -42,6 +42,8 @@ class Script(BaseModel):
     """What its reader does, as `open`."""
     junk: bool = False
     """Whether each batch has elements that make no sense."""
+    broken: bool = False
+    """Whether each batch has an element that is no JSON."""
     twice: bool = False
     """Whether the events come again, in another batch."""
 
@@ -181,6 +183,6 @@ class SendGridSimulator(Simulator):
 
 def _batch(events: list[dict[str, Any]], script: Script) -> bytes:
     """As SendGrid writes it: each event on a line of its own, with CRLF, which is signed too."""
-    junk = [*map(orjson.dumps, JUNK), BROKEN] if script.junk else []
-    lines = [*junk, *map(orjson.dumps, events)]
+    junk = [*(JUNK if script.junk else []), *events]
+    lines = [*([BROKEN] if script.broken else []), *map(orjson.dumps, junk)]
     return b"[" + b",\r\n".join(lines) + b"]\r\n"
