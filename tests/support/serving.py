@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ from agentflow_replicate.simulator import ReplicateSimulator, env, simulator
 
 from agentflow import AgentFlow, Settings
 from agentflow.app import standalone
+from agentflow.testing.serving import served
 from agentflow.webhooks.signatures import new_secret
 from support.servers import free_port
 
@@ -31,18 +31,8 @@ class Served:
 @asynccontextmanager
 async def http_server(asgi: Any, port: int) -> AsyncIterator[None]:
     config = uvicorn.Config(asgi, port=port, log_config=None, access_log=False, lifespan="on")
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[method-assign]
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        if serving.done():
-            serving.result()
-        await asyncio.sleep(0.01)
-    try:
+    async with served(config):
         yield
-    finally:
-        server.should_exit = True
-        await serving
 
 
 @asynccontextmanager
