@@ -13,6 +13,8 @@ import uvicorn
 LOOK = 0.002
 """Seconds between two looks at what cannot be waited for."""
 
+NO_START = "the application does not start; the log says why"
+
 
 @asynccontextmanager
 async def served(
@@ -26,7 +28,7 @@ async def served(
         while not server.started:
             if serving.done():
                 await serving
-                raise RuntimeError("the application does not start; the log says why")
+                raise RuntimeError(NO_START)
             await asyncio.sleep(LOOK)
         yield server
     finally:
@@ -49,6 +51,12 @@ class Guest(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        except SystemExit:  # it would end the host
+            raise RuntimeError(NO_START) from None
 
     async def main_loop(self) -> None:
         ticks = 0  # of a tenth of a second, as uvicorn counts them
