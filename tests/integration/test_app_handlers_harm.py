@@ -185,7 +185,7 @@ async def test_a_handler_harms_nobody_but_itself(
 
     app, fake = crowded(sometimes)
     APP[:] = [app]
-    async with running(tmp_path, fake, app=app, handler_timeout=0.3, synchronous="NORMAL"):
+    async with running(tmp_path, fake, app=app, handler_timeout=0.6, synchronous="NORMAL"):
         crowd = Crowd(app, fake)
         for name, said in [(behave.__name__, said) for behave, said in behaviors]:
             known = len(await texts())

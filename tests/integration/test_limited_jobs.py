@@ -77,7 +77,7 @@ class Limited:
 
 @asynccontextmanager
 async def running(data: Path, limited: Limited, **options: Any) -> AsyncIterator[AgentFlow]:
-    settings = Settings(data_dir=data, grace=0.2)
+    settings = Settings(data_dir=data, grace=0.2, synchronous="NORMAL")
     app = AgentFlow(providers=[limited.provider], plugins=[], settings=settings, **options)
     async with app.lifespan():
         yield app

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from agentflow_replicate.simulator import ReplicateSimulator, env, simulator
 from agentflow import AgentFlow, Settings
 from agentflow.app import standalone
 from agentflow.testing.serving import served
+from agentflow.testing.simulated import environment
 from agentflow.webhooks.signatures import new_secret
 from support.servers import free_port
 
@@ -42,18 +42,18 @@ async def replicate_world(
     """agentflow on a free port, its Replicate replaced by the simulator."""
     port = free_port()
     async with simulator(new_secret(), "r8_test").serve() as sim:
-        os.environ.update(env(sim))
-        settings = Settings(
-            data_dir=data,
-            port=port,
-            public_url=f"http://127.0.0.1:{port}" if webhooks else None,
-            allow_downloads=frozenset({sim.url.removeprefix("http://")}),
-            **options,
-        )
-        app = app or AgentFlow()
-        app._settings = settings
-        async with (
-            http_server(standalone(app), port),
-            httpx.AsyncClient(base_url=settings.url, timeout=60) as http,
-        ):
-            yield Served(settings.url, http, app, sim)
+        with environment(env(sim)):
+            settings = Settings(
+                data_dir=data,
+                port=port,
+                public_url=f"http://127.0.0.1:{port}" if webhooks else None,
+                allow_downloads=frozenset({sim.url.removeprefix("http://")}),
+                **{"synchronous": "NORMAL", **options},
+            )
+            app = app or AgentFlow()
+            app._settings = settings
+            async with (
+                http_server(standalone(app), port),
+                httpx.AsyncClient(base_url=settings.url, timeout=60) as http,
+            ):
+                yield Served(settings.url, http, app, sim)
