@@ -133,7 +133,7 @@ ENDINGS = [
     (raises_cancelled, "was canceled by its own code"),
     (cancels_its_task, "was canceled by its own code"),
     (exits, "called sys.exit()"),
-    (hangs_whatever_happens, "took longer than 0.3 seconds"),
+    (hangs_whatever_happens, "took longer than 0.6 seconds"),
     (fails_unspeakably, "Unspeakable"),
     (fails_unprintably, "ValueError"),
 ]
