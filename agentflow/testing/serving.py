@@ -18,11 +18,12 @@ NO_START = "the application does not start; the log says why"
 
 @asynccontextmanager
 async def served(
-    config: uvicorn.Config, listener: socket.socket | None = None
+    config: uvicorn.Config, listener: socket.socket | None = None, *, signals: bool = False
 ) -> AsyncIterator[Guest]:
     """Serve in this event loop, on the listener or where the configuration says, while the block
-    runs. Raises `RuntimeError` if the application does not start."""
-    server = Guest(config)
+    runs. `signals`: it takes those of the process meanwhile, by which streams learn of the stop.
+    Raises `RuntimeError` if the application does not start."""
+    server = Guest(config, signals)
     serving = asyncio.ensure_future(server.serve([listener] if listener else None))
     try:
         while not server.started:
@@ -37,11 +38,12 @@ async def served(
 
 
 class Guest(uvicorn.Server):
-    """The signals stay with the host. It ends in order, but as soon as that can be: uvicorn looks
-    ten times a second whether it is told to, then whether the clients have gone."""
+    """It ends in order, but as soon as that can be: uvicorn looks ten times a second whether it is
+    told to, then whether the clients have gone. The signals may stay with the host."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, signals: bool) -> None:
         super().__init__(config)
+        self._signals = signals
         self._told = asyncio.Event()
 
     def leave(self) -> None:
@@ -50,7 +52,8 @@ class Guest(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        yield
+        with super().capture_signals() if self._signals else contextlib.nullcontext():
+            yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:

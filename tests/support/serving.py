@@ -31,7 +31,7 @@ class Served:
 @asynccontextmanager
 async def http_server(asgi: Any, port: int) -> AsyncIterator[None]:
     config = uvicorn.Config(asgi, port=port, log_config=None, access_log=False, lifespan="on")
-    async with served(config):
+    async with served(config, signals=True):
         yield
 
 

@@ -257,7 +257,7 @@ async def serving(asgi: Any, **options: Any) -> AsyncIterator[uvicorn.Server]:
     """In this loop on a free port, stopped as SIGTERM stops it."""
     config = uvicorn.Config(asgi, port=0, log_config=None, ws="none", lifespan="on", **options)
     config.access_log = False
-    async with served(config) as server:
+    async with served(config, signals=True) as server:
         yield server
 
 
