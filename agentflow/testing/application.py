@@ -23,6 +23,7 @@ from agentflow.store.inserts import InboxEntry
 from agentflow.store.queries import get_job
 from agentflow.store.rows import instant, loads
 from agentflow.store.sql import Sql
+from agentflow.testing.seeding import seed
 from agentflow.testing.stand_ins import MARK, Files, StandIns
 from agentflow.types import JobId, Json, JsonObject, new_id
 from agentflow.worker.serving import register_task
@@ -84,6 +85,8 @@ async def app(
         catalogue = StandIns(application.providers, made.public_url or PUBLIC_URL)
         runtime = application.assemble(made, catalogue)
         under_test = AppUnderTest(runtime, catalogue, patience, handlers_may_fail)
+        if made.database("writer") is None:
+            await seed(made.data_dir)
         await application.run_on(runtime)
         try:
             yield under_test

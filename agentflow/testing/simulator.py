@@ -12,7 +12,6 @@ A subclass gives the provider's routes and its way to sign. `POST /_faults` sets
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -31,6 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agentflow.testing.faults import FAULTS, Fault, Faults, Hit, Stats
 from agentflow.testing.sender import RETRIES, Outbox, Sender
+from agentflow.testing.serving import served
 from agentflow.webhooks.signatures import new_secret, sign
 
 __all__ = [
@@ -281,19 +281,12 @@ class Simulator:
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((HOST, port))
-            server = _Server(_config(self.app()))
-            serving = asyncio.ensure_future(server.serve([listener]))
-            try:
-                while not server.started:
-                    await asyncio.sleep(0.002)
-                    if serving.done():
-                        await serving
+            async with served(_config(self.app()), listener):
                 self.url = f"http://{HOST}:{listener.getsockname()[1]}"
-                yield self
-            finally:
-                await self._close()
-                server.should_exit = True
-                await serving
+                try:
+                    yield self
+                finally:
+                    await self._close()
 
     async def _close(self) -> None:
         self._closing.set()
@@ -330,14 +323,6 @@ class Simulator:
         finally:
             loop.call_soon_threadsafe(stop.set)
             thread.join()
-
-
-class _Server(uvicorn.Server):
-    """A guest in somebody else's process: the signals stay with the host."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def _config(app: ASGIApp) -> uvicorn.Config:

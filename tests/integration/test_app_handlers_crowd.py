@@ -100,7 +100,7 @@ async def test_a_handler_is_not_blamed_for_the_time_of_others(tmp_path: Path) ->
         another.__qualname__ = f"another_{n}"
         app.on("fake.work", "succeeded")(another)
 
-    options: dict[str, Any] = {"handler_timeout": 0.5, "handler_budget": 0.6}
+    options: dict[str, Any] = {"handler_timeout": 0.7, "handler_budget": 0.75}
     async with running(tmp_path, fake, app=app, synchronous="NORMAL", **options):
         crowd = Crowd(app, fake)
         ids = await crowd.start(2)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.fakes import Fake, reasons, rows, running, tell, until
 from support.money import budget, done, findings, granted, ledger, priced, shown
+from support.patience import PATIENCE
 
 from agentflow import (
     Accepted,
@@ -48,7 +49,7 @@ async def test_calls_under_way_keep_their_room_and_the_next_waits(tmp_path: Path
     async with running(tmp_path, fake) as app:
         await budget(app, 2)
         jobs = [await app.submit("fake.work", {}) for _ in range(3)]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while len(fake.calls) < 2:
                 await asyncio.sleep(0.01)
         await app.runtime.writer.settled()
@@ -152,7 +153,7 @@ async def test_a_budget_of_a_tag_holds_for_that_tag_alone(tmp_path: Path) -> Non
             ("other", ["film"], "other"),
         ):  # fmt: skip
             job = await app.submit("fake.work", {}, tags=tags, tenant=tenant)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while (view := await job.status())["finished_at"] is None:
                     await asyncio.sleep(0.01)
             ended[name] = view["status"]

@@ -214,7 +214,7 @@ async def test_the_answer_s_body_is_not_read(receiver: Receiver, tmp_path: Path)
 async def test_a_receiver_that_is_silent_is_asked_again(
     receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(callbacks, "TIMEOUT", 0.3)
+    monkeypatch.setattr(callbacks, "TIMEOUT", 1.0)
     take, silent = receiver.take, 1
 
     async def slow(request: Request) -> Response:

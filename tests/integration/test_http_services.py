@@ -15,6 +15,7 @@ import pytest
 from agentflow_http.simulator import QueueSimulator, SpeechSimulator
 from support.declared import declared
 from support.fakes import rows
+from support.patience import PATIENCE
 from support.servers import free_port
 from support.whole import Whole
 
@@ -162,7 +163,7 @@ async def test_what_surely_had_no_effect_is_tried_again(world: World, task: str)
 async def test_a_cancel_reaches_the_service(world: World, task: str) -> None:
     input = {**SOUND, "prompt": "x", "script": {"ends": "never"}}
     job = await world.here.app.submit(task, input)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while (await job.status())["status"] != "waiting":
             await asyncio.sleep(0.01)
         await job.cancel()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.fakes import deliver, rows, running, until
+from support.patience import PATIENCE
 
 from agentflow import (
     Accepted,
@@ -190,7 +191,7 @@ async def test_an_async_function_that_holds_the_loop_is_named(
     monkeypatch.setattr(watching, "PATIENCE", 0.3)
     assert (await end(wild[1], "hold", 1.2))["status"] == "succeeded"
     known = wild[1].runtime.catalogue
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not known.misconduct:
             await asyncio.sleep(0.05)
     said = known.misconduct["fake.hold"]

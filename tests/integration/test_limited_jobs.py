@@ -13,6 +13,7 @@ import pytest
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 from support.fakes import reasons, rows, tell, until
+from support.patience import PATIENCE
 
 from agentflow import Accepted, AgentFlow, Call, Limit, Provider, RateLimited, Settings
 from agentflow.core import silence, transition
@@ -46,7 +47,7 @@ class Limited:
         """So many jobs from submit to end; there are `at_once` calls before any of them ends."""
         self.gate.clear()
         handles = [await app.submit("acme.do", {}) for _ in range(jobs)]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while self.now < at_once:
                 await asyncio.sleep(0.01)
         self.gate.set()
@@ -76,7 +77,7 @@ class Limited:
 
 @asynccontextmanager
 async def running(data: Path, limited: Limited, **options: Any) -> AsyncIterator[AgentFlow]:
-    settings = Settings(data_dir=data, grace=0.2)
+    settings = Settings(data_dir=data, grace=0.2, synchronous="NORMAL")
     app = AgentFlow(providers=[limited.provider], plugins=[], settings=settings, **options)
     async with app.lifespan():
         yield app
@@ -95,7 +96,10 @@ async def test_jobs_wait_for_a_limit_without_an_attempt_and_without_a_trace(tmp_
     limited.gate.clear()
     async with running(tmp_path, limited) as app:
         jobs = [await app.submit("acme.do", {}) for _ in range(30)]
-        await asyncio.sleep(0.8)
+        async with asyncio.timeout(PATIENCE):
+            while limited.now < 2:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.8)  # in which their alarms ring again and again
         assert limited.now == 2
         found = await rows("SELECT status, count(*) AS n FROM agentflow_jobs GROUP BY status")
         assert {r["status"]: r["n"] for r in found} == {"running": 2, "queued": 28}
@@ -140,7 +144,7 @@ async def test_a_429_of_one_job_holds_up_the_others_and_uses_no_attempt_of_their
     tmp_path: Path,
 ) -> None:
     limited = Limited()
-    limited.answer = RateLimited(retry_after=1.0)
+    limited.answer = RateLimited(retry_after=2.0)
     async with running(tmp_path, limited) as app:
         first = await app.submit("acme.do", {})
         await until(app, first.id, "scheduled")
@@ -160,19 +164,24 @@ async def test_an_application_overrides_what_a_plugin_declares(tmp_path: Path) -
     assert limited.most == 3
 
 
+HELD_UP = (
+    b'agentflow_limit_waiting{limit="acme/model"} 3',
+    b'agentflow_limit_held{limit="acme/model"} 2',
+    b'agentflow_permit_wait_seconds_count{provider="acme"} 2',
+)
+
+
 async def test_what_waits_and_what_is_held_is_among_the_metrics(tmp_path: Path) -> None:
     limited = Limited(Limit(concurrent=2, by="model"))
     limited.gate.clear()
     async with running(tmp_path, limited) as app:
         for _ in range(5):
             await app.submit("acme.do", {"model": "a-client-s-own-word"})
-        async with asyncio.timeout(5):
-            while b'agentflow_limit_waiting{limit="acme/model"} 3' not in (
-                text := await app.runtime.gauges.text()
-            ):
+        text = b""
+        async with asyncio.timeout(PATIENCE):
+            while not all(line in text for line in HELD_UP):
                 await asyncio.sleep(0.02)
-        assert b'agentflow_limit_held{limit="acme/model"} 2' in text
-        assert b'agentflow_permit_wait_seconds_count{provider="acme"} 2' in text
+                text = await app.runtime.gauges.text()
         assert b"a-client-s-own-word" not in text
         limited.gate.set()
 
@@ -198,7 +207,7 @@ async def test_an_attempt_keeps_to_the_account_it_was_made_with(tmp_path: Path) 
     again = Limited(keys="key")
     async with running(tmp_path, again) as app:
         await app.job(job.id).cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while len(again.used.get(job.id, ())) < 2:
                 await asyncio.sleep(0.01)
         assert set(again.used[job.id]) == {made}

@@ -309,7 +309,7 @@ async def test_a_final_job_has_one_line_that_names_all(tmp_path: Path, out: io.S
     fake.answers[1] = "done"
     async with running(tmp_path, fake) as app:
         job = await app.submit("fake.work", {"n": 1}, tenant="acme-corp")
-        await job.result(5)
+        await job.result(PATIENCE)
         await app.runtime.writer.settled()
     [line] = [each for each in said(out) if each.get("job_id") == job.id]
     assert (line["event"], line["level"]) == ("Job succeeded", "info")
@@ -326,6 +326,6 @@ async def test_what_a_task_logs_names_its_job(tmp_path: Path, out: io.StringIO) 
 
     async with running(tmp_path, Fake(), app=app):
         job = await app.submit("own.talk")
-        await job.result(5)
+        await job.result(PATIENCE)
     lines = [each for each in said(out) if each["event"] in ("ours", "theirs")]
     assert [(x["job_id"], x["attempt"], x["task"]) for x in lines] == [(job.id, 1, "own.talk")] * 2

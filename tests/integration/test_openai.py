@@ -139,7 +139,7 @@ async def test_background_work_whose_answer_was_lost_is_found_by_its_metadata(
     openai.sim.announce("batch.completed", "batch_somebody_else_s")
     openai.sim.faults.update({fault: 1})
     submitted = await openai.app.submit("openai.respond", background(seconds=0.3))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while len([w for w in openai.sim.works.values() if w.ended.is_set()]) < 2:
             await asyncio.sleep(0.01)
     openai.sim.announce("response.completed", "resp_gone")  # the newest, looked at first

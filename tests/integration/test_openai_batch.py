@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 from support.openai import HELLO, KEY, World, world
+from support.patience import PATIENCE
 
 from agentflow import ModelReply
 from agentflow.store import queries
@@ -44,7 +45,7 @@ async def lines(openai: World, job: Any) -> list[Any]:
 
 async def waiting(openai: World, input: Any) -> Any:
     job = await openai.app.submit("openai.batch", input)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while (await job.status())["status"] != "waiting":
             await asyncio.sleep(0.01)
     return job

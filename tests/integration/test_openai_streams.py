@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from agentflow_openai.simulator import OpenAISimulator, env, simulator
+from support.patience import PATIENCE
 from support.poet import Heard, hear, listening
 from support.servers import free_port
 from support.serving import http_server
@@ -100,7 +101,7 @@ async def test_a_streamed_reply_is_the_same_as_one_at_once(openai: World, task: 
 
 async def test_pieces_are_heard_while_the_model_still_writes(openai: World) -> None:
     job = await openai.submit("openai.respond", asking(seconds=2.0))
-    async with asyncio.timeout(15), listening(openai.http, job) as messages:
+    async with asyncio.timeout(PATIENCE), listening(openai.http, job) as messages:
         async for heard in messages:
             if heard.text[TEXT]:
                 break

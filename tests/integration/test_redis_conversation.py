@@ -374,7 +374,7 @@ async def test_what_is_not_yet_taken_is_not_heard(talk: Talk) -> None:
     await asyncio.sleep(0.3)
     age = await writer.side.heard_until()
     assert age is not None
-    assert 0.25 < age < 3.0
+    assert 0.25 < age < PATIENCE
 
 
 async def test_what_is_of_this_turn_is_heard(talk: Talk) -> None:

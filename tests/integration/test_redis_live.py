@@ -13,6 +13,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from pydantic import SecretStr
+from support.patience import PATIENCE
 from support.poet import Heard, Poet, hear, listening
 from support.proxy import Proxy
 from support.servers import RedisServer, free_port
@@ -58,7 +59,7 @@ class Wire:
 
     async def hears(self, until: str, job: JobId = JOB) -> str:
         """The text in the window, once it ends so; `_` for holes."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while not (text := text_of(self.inlet, job)).endswith(until):
                 await asyncio.sleep(0.005)
         return text
@@ -265,7 +266,7 @@ class Site:
     async def begin(self, name: str) -> str:
         asked = {"task": "poet.recite", "input": {"name": name}}
         job: str = (await self.http.post("/v1/jobs", json=asked)).json()["id"]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while (await self.http.get(f"/v1/jobs/{job}")).json()["status"] != "running":
                 await asyncio.sleep(0.01)
         return job

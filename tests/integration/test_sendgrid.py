@@ -104,7 +104,7 @@ async def test_a_batch_of_thousands_is_read_to_its_last_element(mail: World) -> 
     asked = mail.sim.mails[0]
     noise = [e for _ in range(3000) for e in mail.sim._events(asked, "open", "x")]
     job = await mail.app.submit("sendgrid.send", {**MAIL, "custom_args": NEVER})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while (await job.status())["status"] != "waiting":
             await asyncio.sleep(0.01)
     last = mail.sim._events(mail.sim.mails[1], "delivered", "y")

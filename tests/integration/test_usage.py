@@ -15,6 +15,7 @@ import orjson
 import pytest
 from support.fakes import deliver, rows, running, tell, until
 from support.money import BILLED, PRICES, done, findings, granted, ledger, priced
+from support.patience import PATIENCE
 from tortoise.transactions import in_transaction
 
 from agentflow import (
@@ -156,7 +157,7 @@ async def test_sums_are_by_task_tag_tenant_model_and_day(tmp_path: Path) -> None
     async with running(tmp_path, fake) as app:
         for tenant, tags in (("default", ["a", "b"]), ("default", ["b"]), ("other", ["b"])):
             job = await app.submit("fake.work", {"model": "m"}, tags=tags, tenant=tenant)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while (await job.status())["status"] != "succeeded":
                     await asyncio.sleep(0.01)
 

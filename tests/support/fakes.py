@@ -90,7 +90,8 @@ def parse(delivery: Delivery) -> list[Fact]:
 async def running(
     data: Path, fake: Fake, *, app: AgentFlow | None = None, **options: Any
 ) -> AsyncIterator[AgentFlow]:
-    settings = Settings(data_dir=data, public_url="http://agentflow.test", grace=0.2, **options)
+    options = {"grace": 0.2, "synchronous": "NORMAL", **options}
+    settings = Settings(data_dir=data, public_url="http://agentflow.test", **options)
     app = app or AgentFlow(providers=[fake.provider], plugins=[])
     app._settings = settings
     async with app.lifespan():

@@ -19,6 +19,7 @@ from agentflow.transport.conversation import Claim, Granted
 from agentflow.types import JobId, new_id
 from agentflow.web.jobs import command
 from support.fakes import Fake, rows
+from support.patience import PATIENCE
 
 PRICES = (Price(date(2026, 1, 1), {"seconds": "0.10"}),)
 BILLED = {"output": 7, "usage": {"seconds": 3}}
@@ -69,7 +70,7 @@ async def shown() -> dict[str, Any]:
 
 async def granted(app: AgentFlow, job: str, attempt: int) -> Any:
     """Claim it, as soon as it is queued."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             claim = Claim(JobId(job), attempt, new_id("n"), "w1", "fake.work")
             answer = await app.runtime.conversation.claim(claim)

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from agentflow import Call, Policy, Provider, Result
 from agentflow.client.sse import Message, Parser
+from support.patience import PATIENCE
 
 
 class Poem(BaseModel):
@@ -111,7 +112,7 @@ async def hear(
 ) -> Heard:
     """All of it, to the end of the job."""
     heard = heard or Heard()
-    async with asyncio.timeout(15), listening(http, job, heard, query, **more) as messages:
+    async with asyncio.timeout(PATIENCE), listening(http, job, heard, query, **more) as messages:
         async for _ in messages:
             pass
     return heard

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +14,8 @@ from agentflow_replicate.simulator import ReplicateSimulator, env, simulator
 
 from agentflow import AgentFlow, Settings
 from agentflow.app import standalone
+from agentflow.testing.serving import served
+from agentflow.testing.simulated import environment
 from agentflow.webhooks.signatures import new_secret
 from support.servers import free_port
 
@@ -31,18 +31,8 @@ class Served:
 @asynccontextmanager
 async def http_server(asgi: Any, port: int) -> AsyncIterator[None]:
     config = uvicorn.Config(asgi, port=port, log_config=None, access_log=False, lifespan="on")
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[method-assign]
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        if serving.done():
-            serving.result()
-        await asyncio.sleep(0.01)
-    try:
+    async with served(config, signals=True):
         yield
-    finally:
-        server.should_exit = True
-        await serving
 
 
 @asynccontextmanager
@@ -52,18 +42,18 @@ async def replicate_world(
     """agentflow on a free port, its Replicate replaced by the simulator."""
     port = free_port()
     async with simulator(new_secret(), "r8_test").serve() as sim:
-        os.environ.update(env(sim))
-        settings = Settings(
-            data_dir=data,
-            port=port,
-            public_url=f"http://127.0.0.1:{port}" if webhooks else None,
-            allow_downloads=frozenset({sim.url.removeprefix("http://")}),
-            **options,
-        )
-        app = app or AgentFlow()
-        app._settings = settings
-        async with (
-            http_server(standalone(app), port),
-            httpx.AsyncClient(base_url=settings.url, timeout=60) as http,
-        ):
-            yield Served(settings.url, http, app, sim)
+        with environment(env(sim)):
+            settings = Settings(
+                data_dir=data,
+                port=port,
+                public_url=f"http://127.0.0.1:{port}" if webhooks else None,
+                allow_downloads=frozenset({sim.url.removeprefix("http://")}),
+                **{"synchronous": "NORMAL", **options},
+            )
+            app = app or AgentFlow()
+            app._settings = settings
+            async with (
+                http_server(standalone(app), port),
+                httpx.AsyncClient(base_url=settings.url, timeout=60) as http,
+            ):
+                yield Served(settings.url, http, app, sim)

@@ -35,6 +35,7 @@ from agentflow import (
 from agentflow.app import standalone
 from agentflow.core.providers import Verified, WebhookFamily
 from agentflow.store.sql import Sql
+from agentflow.testing.serving import served
 from agentflow.types import utcnow
 from agentflow.webhooks.signatures import new_secret, sign
 from support.contract import Contract
@@ -253,20 +254,11 @@ class World:
 
 @asynccontextmanager
 async def serving(asgi: Any, **options: Any) -> AsyncIterator[uvicorn.Server]:
-    """uvicorn in this loop on a free port, stopped as SIGTERM stops it."""
+    """In this loop on a free port, stopped as SIGTERM stops it."""
     config = uvicorn.Config(asgi, port=0, log_config=None, ws="none", lifespan="on", **options)
     config.access_log = False
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        if task.done():
-            task.result()
-        await asyncio.sleep(0.005)
-    try:
+    async with served(config, signals=True) as server:
         yield server
-    finally:
-        server.should_exit = True
-        await asyncio.wait_for(task, PATIENCE)
 
 
 def url_of(server: uvicorn.Server) -> str:

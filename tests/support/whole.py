@@ -49,8 +49,9 @@ async def whole(
 ) -> AsyncIterator[Whole]:
     """The application served on this port; its public URL is there, if `webhooks` are to come."""
     url = f"http://127.0.0.1:{port}"
+    settings = {"grace": 0.2, "synchronous": "NORMAL", **settings}
     app._settings = Settings(
-        data_dir=data, port=port, public_url=url if webhooks else None, grace=0.2, **settings
+        data_dir=data, port=port, public_url=url if webhooks else None, **settings
     )
     async with http_server(standalone(app), port):
         yield Whole(app, url)

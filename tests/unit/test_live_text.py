@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from support.patience import PATIENCE
 
 from agentflow.transport.live import CHANNELS, SILENT, Limits, LocalLive, Piece, Tape, Window
 from agentflow.types import JobId
@@ -218,7 +219,9 @@ async def test_the_first_piece_goes_at_once_and_many_go_together() -> None:
         said.say("b")
     await asyncio.sleep(0)
     assert len(taken.pieces) == 1, "it waits for more"
-    await asyncio.sleep(4 * speech.EVERY)
+    async with asyncio.timeout(PATIENCE):
+        while len(taken.pieces) < 2:
+            await asyncio.sleep(speech.EVERY)
     assert [p.text for p in taken.pieces] == ["a", "b" * 200]
     await said.end()
     assert taken.pieces[-1] == Piece(JOB, 1, "nonce", "text", 201, "", end=True)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
+from support.patience import PATIENCE
 
 from agentflow import Call, Limit, Policy, Provider, RateLimited
 from agentflow.artifacts import FolderStore
@@ -116,7 +117,7 @@ class Bench:
 
     async def done(self) -> None:
         self.open()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await asyncio.gather(*self.running)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -23,6 +22,8 @@ from agentflow.settings import Settings
 from agentflow.store.sql import Sql
 from agentflow.testing.conformance.loop import until
 from agentflow.testing.conformance.order import HERE
+from agentflow.testing.seeding import seed
+from agentflow.testing.serving import served
 from agentflow.testing.simulated import environment
 from agentflow.testing.simulator import HOST, Simulator
 from agentflow.types import JobId, Json, JsonObject, new_id
@@ -71,8 +72,9 @@ async def world(
                     policies={name: {**HASTY, **policy} for name in provider.tasks},
                     settings=_settings(Path(folder), port, url if webhooks else None, sim),
                 )
+                await seed(Path(folder))
                 async with (
-                    _served(app, listener),
+                    served(_config(app), listener),
                     httpx.AsyncClient(base_url=url, timeout=30.0) as http,
                 ):
                     yield World(app, sim, http, provider, Path(folder))
@@ -184,22 +186,11 @@ def _settings(folder: Path, port: int, public_url: str | None, sim: Simulator) -
     return Settings(_env_prefix=_NOBODYS, **values)  # type: ignore[call-arg]  # of pydantic-settings
 
 
-@asynccontextmanager
-async def _served(app: AgentFlow, listener: socket.socket) -> AsyncIterator[None]:
+def _config(app: AgentFlow) -> uvicorn.Config:
     config = uvicorn.Config(standalone(app), log_config=None, ws="none", lifespan="on")
+    # Said to the constructor, it would silence the access log of every server in the process.
     config.access_log = False
-    server = uvicorn.Server(config)
-    serving = asyncio.ensure_future(server._serve([listener]))
-    while not server.started:
-        if serving.done():
-            await serving
-            raise AssertionError("agentflow does not start; the log says why")
-        await asyncio.sleep(0.005)
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await serving
+    return config
 
 
 def dumped(value: Any) -> str:

@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 from support.keyed import bearer, new
+from support.patience import PATIENCE
 from support.poet import Heard, Poet, hear, listening
 from support.servers import RedisServer
 from support.web import World, world
@@ -42,7 +43,7 @@ class Stage:
         """A job whose first line a client has heard before it went away."""
         job, name = await self.begin()
         heard = Heard()
-        async with asyncio.timeout(10), listening(self.http, job, heard) as messages:
+        async with asyncio.timeout(PATIENCE), listening(self.http, job, heard) as messages:
             self.poet.tell(name, first)
             async for _ in messages:
                 if heard.text[TEXT]:
@@ -78,7 +79,7 @@ async def stage(
 
 async def test_what_a_call_says_comes_live_between_the_entries(stage: Stage) -> None:
     job, name = await stage.begin()
-    async with asyncio.timeout(10), listening(stage.http, job) as messages:
+    async with asyncio.timeout(PATIENCE), listening(stage.http, job) as messages:
         heard = Heard()
         stage.poet.tell(name, "Once ")
         async for heard in messages:
@@ -124,7 +125,7 @@ async def test_all_of_it_comes_before_the_end_also_for_who_comes_late(stage: Sta
 
 async def test_who_joins_in_the_middle_has_the_text_from_its_start(stage: Stage) -> None:
     job, name = await stage.begin()
-    async with asyncio.timeout(10), listening(stage.http, job) as messages:
+    async with asyncio.timeout(PATIENCE), listening(stage.http, job) as messages:
         stage.poet.tell(name, "from the start, ")
         async for heard in messages:
             if heard.text[TEXT]:
@@ -138,7 +139,7 @@ async def test_a_stream_taken_up_again_and_again_misses_and_repeats_nothing(stag
     job, name = await stage.begin()
     heard = Heard()
     for n in range(8):
-        async with asyncio.timeout(10), listening(stage.http, job, heard) as messages:
+        async with asyncio.timeout(PATIENCE), listening(stage.http, job, heard) as messages:
             stage.poet.tell(name, f"line {n}, ", ("logs", f"log {n}, "))
             async for _ in messages:
                 if heard.text[TEXT].endswith(f"line {n}, "):
@@ -156,7 +157,7 @@ async def test_who_resumes_after_an_entry_of_the_history_repeats_nothing(stage: 
     """The entry's id is its seq as ever; an event without data says the rest."""
     job, name = await stage.begin()
     heard = Heard()
-    async with asyncio.timeout(10), listening(stage.http, job, heard) as messages:
+    async with asyncio.timeout(PATIENCE), listening(stage.http, job, heard) as messages:
         stage.poet.tell(name, "before ", Unavailable("again"))
         async for _ in messages:
             if "failed" in heard.order and ":" in str(heard.last_id):
@@ -245,7 +246,7 @@ async def test_no_piece_costs_a_look_at_the_database(
 
     job, name = await stage.begin()
     monkeypatch.setattr(live.queries, "get_job", get_job)
-    async with asyncio.timeout(10), listening(stage.http, job) as messages:
+    async with asyncio.timeout(PATIENCE), listening(stage.http, job) as messages:
         async for heard in messages:
             if heard.history[-1:] == [1]:
                 break
@@ -288,12 +289,12 @@ async def test_a_client_that_goes_away_leaves_nothing(stage: Stage) -> None:
     job, name = await stage.begin()
     window = stage.api.app.runtime.context.live.window
     for n in range(5):
-        async with asyncio.timeout(5), listening(stage.http, job) as messages:
+        async with asyncio.timeout(PATIENCE), listening(stage.http, job) as messages:
             stage.poet.tell(name, f"{n}")
             async for heard in messages:
                 if heard.text[TEXT].endswith(f"{n}"):
                     break
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while window._bells:
             await asyncio.sleep(0.01)
     stage.poet.tell(name, None)

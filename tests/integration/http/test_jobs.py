@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import httpx
 import pytest
 from support.patience import PATIENCE
 from support.web import MAX_WAIT, World
@@ -159,22 +160,35 @@ async def test_other_lists_check_their_queries_too(api: World, path: str, query:
 # -- waiting -----------------------------------------------------------------------------------
 
 
+async def at_once(
+    api: World, path: str, headers: dict[str, str] | None = None
+) -> tuple[httpx.Response, float]:
+    """The answer, and the seconds of the quickest of three tries: others may have the processors
+    for as long as the server would wait."""
+    seconds = []
+    for _ in range(3):
+        began = time.monotonic()
+        answer = await api.http.get(path, headers=headers)
+        seconds.append(time.monotonic() - began)
+        if seconds[-1] < MAX_WAIT:
+            break
+    return answer, min(seconds)
+
+
 async def test_a_final_job_is_not_waited_for(api: World) -> None:
     job = await api.finished()
-    began = time.monotonic()
     headers = {"Prefer": f"wait={MAX_WAIT}"}
-    answer = await api.http.get(f"/v1/jobs/{job['id']}", headers=headers)
+    answer, seconds = await at_once(api, f"/v1/jobs/{job['id']}", headers)
     assert answer.json()["status"] == "succeeded"
-    assert time.monotonic() - began < MAX_WAIT
+    assert seconds < MAX_WAIT
 
 
 @pytest.mark.parametrize("asked", ["0.2", "0", "0.0"])
 async def test_waiting_ends_when_time_is_up(api: World, asked: str) -> None:
     job = await api.waiting()
-    began = time.monotonic()
-    answer = await api.http.get(f"/v1/jobs/{job['id']}?wait={asked}")
+    answer, seconds = await at_once(api, f"/v1/jobs/{job['id']}?wait={asked}")
     assert answer.json()["status"] == "waiting"
-    assert float(asked) <= time.monotonic() - began < float(asked) + MAX_WAIT
+    assert float(asked) <= seconds < MAX_WAIT
 
 
 @pytest.mark.parametrize("asked", ["?wait=1e300", "Prefer"])
@@ -226,10 +240,9 @@ async def test_a_second_prefer_header_counts_too(api: World) -> None:
 
 async def test_the_query_wins_over_the_preference(api: World) -> None:
     job = await api.waiting()
-    began = time.monotonic()
     headers = {"Prefer": f"wait={MAX_WAIT}"}
-    answer = await api.http.get(f"/v1/jobs/{job['id']}?wait=0", headers=headers)
-    assert time.monotonic() - began < MAX_WAIT
+    answer, seconds = await at_once(api, f"/v1/jobs/{job['id']}?wait=0", headers)
+    assert seconds < MAX_WAIT
     assert "preference-applied" not in answer.headers
 
 

@@ -165,7 +165,7 @@ async def test_no_stream_is_opened_for_a_job_that_is_not_there(api: World) -> No
 
 async def test_a_head_request_does_not_follow(api: World) -> None:
     job = await api.waiting()
-    answer = await api.http.head(f"/v1/jobs/{job['id']}/events", headers=LIVE, timeout=1)
+    answer = await api.http.head(f"/v1/jobs/{job['id']}/events", headers=LIVE, timeout=PATIENCE)
     assert answer.status_code == 200
 
 
