@@ -381,6 +381,7 @@ async def test_without_a_secret_no_callback_is_promised(tmp_path: Path) -> None:
         ),
         ("ALLOW", "receiver.local", "'receiver.local' is not an address to allow"),
     ],
+    ids=["short", "second", "range", "name"],
 )
 def test_a_wrong_setting_ends_the_start_and_says_why(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, why: str
