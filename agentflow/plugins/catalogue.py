@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import SecretStr, ValidationError
+from pydantic_settings import BaseSettings
 
 from agentflow.core.limits import Limit
 from agentflow.core.pricing import Price, Prices
@@ -168,9 +169,10 @@ def _ready(provider: Provider) -> Ready:
 
 
 def _variable(provider: Provider, settings: Any) -> str:
-    """`ACME_WEBHOOK_SECRET: ` where the scheme says which setting holds its keys."""
+    """`ACME_WEBHOOK_SECRET: ` where the scheme says which setting holds its keys, and the settings
+    are of variables of their own."""
     name = getattr(provider.scheme, "secret", None)
-    if not isinstance(name, str) or not isinstance(settings, BaseModel):
+    if not isinstance(name, str) or not isinstance(settings, BaseSettings):
         return ""
     field = type(settings).model_fields.get(name)
     if field is None or field.validation_alias is not None:

@@ -102,9 +102,9 @@ async def test_what_is_said_is_heard_soon_and_in_order(wire: Wire) -> None:
             assert time.monotonic() - began < redis_live.BLOCK / 2, "not by looking now and then"
             assert bell.is_set()
     with wire.inlet.follow(JOB, bell):
-        for n in range(500):
+        for n in range(400):  # as many as fit, however late they are read
             wire.say(f"{n} ")
-        assert await wire.hears("499 ") == "a" + "".join(f"{n} " for n in range(500))
+        assert await wire.hears("399 ") == "a" + "".join(f"{n} " for n in range(400))
 
 
 async def test_who_follows_later_gets_what_was_said_before(wire: Wire) -> None:
