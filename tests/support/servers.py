@@ -50,10 +50,13 @@ class ServerFailed(Exception):
 
 def free_port() -> int:
     """A port nobody has. It is below those that clients are given: one that knocks again and
-    again at a server that is away would some day be given that very port, and meet itself."""
+    again at a server that is away would some day be given that very port, and meet itself. A
+    program started meanwhile by another thread holds our socket for a moment, which keeps nobody
+    who reuses addresses, as servers do."""
     while True:
         port = random.randrange(15_000, 32_000)
         with socket.socket() as s, suppress(OSError):
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             s.bind(("127.0.0.1", port))
             return port
 
