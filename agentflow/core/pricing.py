@@ -157,6 +157,11 @@ class Prices:
         """Whether this task may have a price."""
         return any(fnmatchcase(task, price.task) for price in (*self.own, *self.plugins))
 
+    def calls_first(self, task: str, repeatable: bool) -> bool:
+        """Whether a worker calls before the writer has granted it. What has a price may be under a
+        budget, which has its say with the grant."""
+        return repeatable and not self.has(task)
+
 
 def reported(cost: Cost | None) -> Cost | None:
     """What a plugin passed on, in its exact form; None if that is no amount of money."""

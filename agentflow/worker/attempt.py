@@ -49,10 +49,9 @@ class Attempt:
 
     @property
     def needs_grant(self) -> bool:
-        """Whether nothing may be called before the writer says so. What has a price may be under
-        a budget, which has its say with the grant."""
-        priced = self._tools.catalogue.prices.has(self._task.name)
-        return priced or not self._task.policy.repeatable
+        """Whether nothing may be called before the writer says so."""
+        prices, repeatable = self._tools.catalogue.prices, self._task.policy.repeatable
+        return not prices.calls_first(self._task.name, repeatable)
 
     async def ask(self) -> Granted | Denied:
         """Claim it, and wait for the writer's answer."""

@@ -121,8 +121,8 @@ class Ledger:
         return ready is not None and ready.provider.local
 
     def calls_first(self, job: Job) -> bool:
-        """Whether the call was made before it was asked for (see `Worker.execute`)."""
-        return job.policy.repeatable and not self._prices.has(job.task)
+        """Whether the call was made before it was asked for."""
+        return self._prices.calls_first(job.task, job.policy.repeatable)
 
     def entry(self, job: Job, beside: Beside, closed: Closed, now: datetime) -> Ended | None:
         """The line for a call; None for one that nobody bills."""

@@ -104,6 +104,18 @@ def stream(*parts: str) -> Answer:
     return say(200, "".join(parts).encode(), content_type="text/event-stream; charset=utf-8")
 
 
+def broken_stream() -> tuple[Answer, ...]:
+    """What is answered to who follows a job: it breaks within the third of four entries, and two
+    tries to go on fail."""
+    return (
+        say(200, JOB),
+        stream(": ping\r\n\r\n", entry(0), entry(1), entry(2)[:-40]),
+        hang_up,
+        problem(503),
+        stream(entry(2), entry(3, "succeeded")),
+    )
+
+
 def entry(seq: int, status: str = "waiting", id: str | None = None, **more: Any) -> str:
     """An entry of a history, or of the feed with its cursor as `id`."""
     said = {

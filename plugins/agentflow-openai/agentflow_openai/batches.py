@@ -35,7 +35,7 @@ from agentflow import (
 from agentflow_openai import responses
 from agentflow_openai.batch_input import Batch, numbered, write
 from agentflow_openai.batch_results import Results, wanted
-from agentflow_openai.content import numbers
+from agentflow_openai.content import mark, numbers
 from agentflow_openai.failures import is_gone
 from agentflow_openai.provider import provider
 
@@ -70,12 +70,7 @@ async def batch(call: Call, input: Batch) -> Accepted:
         "input_file_id": uploaded,
         "endpoint": input.endpoint,
         "completion_window": input.completion_window,
-        "metadata": input.metadata
-        | {
-            "agentflow_job": call.job_id,
-            "agentflow_attempt": str(call.attempt),
-            "agentflow_token": call.token,
-        },
+        "metadata": {**input.metadata, **mark(call), "agentflow_token": call.token},
     }
     if (seconds := input.output_expires_after) is not None:
         given["output_expires_after"] = {"anchor": "created_at", "seconds": seconds}

@@ -14,7 +14,7 @@ from agentflow import (
     ProviderError,
     ToolCall,
 )
-from agentflow_openai.content import apart, fitting, numbers
+from agentflow_openai.content import fitting, numbers, with_options
 
 OURS = frozenset({"model", "messages", "tools", "stream", "n", "response_format"})
 """Parameters that `options` may not set, because other fields do."""
@@ -39,9 +39,7 @@ def arguments(asked: ModelRequest, images: Mapping[str, str]) -> dict[str, Any]:
         given["tools"] = [
             {"type": "function", "function": tool.model_dump(mode="json")} for tool in asked.tools
         ]
-    given = {name: v for name, v in given.items() if v is not None}
-    apart(asked.options, OURS | given.keys())
-    return given | dict(asked.options)
+    return with_options(given, asked.options, OURS)
 
 
 def _format(asked: ModelRequest) -> dict[str, Any] | None:

@@ -26,10 +26,25 @@ _KINDS = (
 )
 
 
+def mark(call: Call) -> dict[str, str]:
+    """The metadata by which work of this attempt is known again."""
+    return {"agentflow_job": call.job_id, "agentflow_attempt": str(call.attempt)}
+
+
 def apart(options: Mapping[str, Any], said: Collection[str]) -> None:
     """Raise `InvalidInput` for options that say what other fields do."""
     if taken := set(said) & options.keys():
         raise InvalidInput(f"options: {', '.join(sorted(taken))} cannot be set there")
+
+
+def with_options(
+    given: Mapping[str, Any], options: Mapping[str, Any], ours: Collection[str]
+) -> dict[str, Any]:
+    """The body of a request: what is given of the fields, and the options. Raises `InvalidInput`
+    for options that are `ours`, or say what a field does."""
+    body = {name: value for name, value in given.items() if value is not None}
+    apart(options, ours | body.keys())
+    return body | dict(options)
 
 
 def asking(body: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

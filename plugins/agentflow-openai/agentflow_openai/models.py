@@ -20,7 +20,7 @@ from agentflow import (
     ResultLost,
 )
 from agentflow_openai import chats, responses
-from agentflow_openai.content import asking, embedded, images_of
+from agentflow_openai.content import asking, embedded, images_of, mark
 from agentflow_openai.failures import is_gone
 from agentflow_openai.prices import most_of_request, most_of_texts
 from agentflow_openai.provider import provider
@@ -63,12 +63,11 @@ async def respond(call: Call, input: Respond) -> State | Accepted:
     from agentflow_openai.session import plain, session
 
     given = responses.arguments(input, await images_of(call, input))
-    about = {"agentflow_job": call.job_id, "agentflow_attempt": str(call.attempt)}
     if input.hosted_tools:
         given["tools"] = [*given.get("tools", ()), *input.hosted_tools]
     if input.background:
         given["background"] = True
-    given["metadata"] = {**input.metadata, **about}
+    given["metadata"] = {**input.metadata, **mark(call)}
     given = asking(given, input.options)
     async with session(call) as client:
         if input.stream:
@@ -119,8 +118,7 @@ async def find(call: Call, token: str, since: datetime) -> str | None:  # noqa: 
                 if is_gone(error):
                     continue
                 raise
-            mine = {"agentflow_job": call.job_id, "agentflow_attempt": str(call.attempt)}
-            if isinstance(about, dict) and mine.items() <= about.items():
+            if isinstance(about, dict) and mark(call).items() <= about.items():
                 return id
     return None
 

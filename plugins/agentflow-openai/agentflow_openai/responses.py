@@ -29,7 +29,7 @@ from agentflow import (
     ToolCall,
     Unavailable,
 )
-from agentflow_openai.content import apart, fitting, numbers
+from agentflow_openai.content import fitting, numbers, with_options
 from agentflow_openai.failures import REJECTED
 
 State: TypeAlias = Progressed | Changed | Succeeded | Failed | Canceled
@@ -64,9 +64,7 @@ def arguments(asked: ModelRequest, images: Mapping[str, str]) -> dict[str, Any]:
     if asked.output_schema is not None:
         schema = {"name": "output", "schema": asked.output_schema, "strict": False}
         given["text"] = {"format": {"type": "json_schema", **schema}}
-    given = {name: v for name, v in given.items() if v is not None}
-    apart(asked.options, OURS | given.keys())
-    return given | dict(asked.options)
+    return with_options(given, asked.options, OURS)
 
 
 def _items(message: ModelMessage, images: Mapping[str, str]) -> Iterator[dict[str, Any]]:
@@ -108,8 +106,7 @@ def fact(response: Mapping[str, Any]) -> State:
         case "incomplete":
             return _incomplete(response)
         case "failed":
-            billed = tokens(response.get("usage")) or None
-            return Failed(failed(response.get("error")), external_id=about, usage=billed)
+            return _billed(response, failed(response.get("error")))
         case "cancelled":
             return Canceled(external_id=about)
         case _:
@@ -125,13 +122,16 @@ def _incomplete(response: Mapping[str, Any]) -> State:
     """Cut off by the limit of tokens it is an answer all the same; by a filter it is none."""
     details = response.get("incomplete_details")
     reason = details.get("reason") if isinstance(details, Mapping) else None
-    about = identity(response)
     if reason == "content_filter":
-        filtered = ContentRejected("OpenAI's filter stopped the answer.")
-        billed = tokens(response.get("usage")) or None
-        return Failed(filtered, external_id=about, usage=billed)
+        return _billed(response, ContentRejected("OpenAI's filter stopped the answer."))
     cut = reply(response).model_copy(update={"finish": "length"})
-    return Succeeded(result(response, cut), external_id=about)
+    return Succeeded(result(response, cut), external_id=identity(response))
+
+
+def _billed(response: Mapping[str, Any], error: ProviderFailure) -> Failed:
+    """It failed, and what it took is billed all the same."""
+    used = tokens(response.get("usage")) or None
+    return Failed(error, external_id=identity(response), usage=used)
 
 
 def result(response: Mapping[str, Any], said: ModelReply) -> Result:

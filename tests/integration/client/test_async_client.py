@@ -16,7 +16,17 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from support.patience import PATIENCE
-from support.scripted import DONE, JOB, Scripted, entry, hang_up, problem, say, stream
+from support.scripted import (
+    DONE,
+    JOB,
+    Scripted,
+    broken_stream,
+    entry,
+    hang_up,
+    problem,
+    say,
+    stream,
+)
 from support.serving import replicate_world
 from support.web import World, world
 
@@ -100,14 +110,7 @@ async def test_a_pause_between_tries_blocks_nobody(server: Scripted) -> None:
 async def test_a_broken_stream_goes_on_where_it_broke(
     server: Scripted, client: AsyncClient
 ) -> None:
-    cut = entry(2)[:-40]
-    server(
-        say(200, JOB),
-        stream(": ping\r\n\r\n", entry(0), entry(1), cut),
-        hang_up,
-        problem(503),
-        stream(entry(2), entry(3, "succeeded")),
-    )
+    server(*broken_stream())
     job = await client.job("job_1")
     assert [event.seq async for event in job.events()] == [0, 1, 2, 3]
     assert [a.headers.get("last-event-id") for a in server.seen[1:]] == [None, "1", "1", "1"]

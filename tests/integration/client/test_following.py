@@ -6,7 +6,18 @@ import json
 from itertools import islice
 
 import pytest
-from support.scripted import DONE, JOB, Answer, Scripted, entry, hang_up, problem, say, stream
+from support.scripted import (
+    DONE,
+    JOB,
+    Answer,
+    Scripted,
+    broken_stream,
+    entry,
+    hang_up,
+    problem,
+    say,
+    stream,
+)  # fmt: skip
 
 from agentflow.client import Client, ServerUnreachable
 
@@ -63,14 +74,7 @@ def test_who_follows_the_history_asks_for_no_text(server: Scripted, client: Clie
 
 
 def test_a_broken_stream_goes_on_where_it_broke(server: Scripted, client: Client) -> None:
-    cut = entry(2)[:-40]
-    server(
-        say(200, JOB),
-        stream(": ping\r\n\r\n", entry(0), entry(1), cut),
-        hang_up,
-        problem(503),
-        stream(entry(2), entry(3, "succeeded")),
-    )
+    server(*broken_stream())
     found = list(client.job("job_1").events())
     assert [e.seq for e in found] == [0, 1, 2, 3]
     assert found[1].progress == 0.1
