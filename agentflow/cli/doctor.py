@@ -122,7 +122,7 @@ def _plugins(settings: Any) -> Iterator[Finding]:
         if view["usable"]:
             yield Finding(name, "ok", f"{view['distribution']} {view['version']}")
         else:
-            yield Finding(name, "fail", known.problems.get(plugin.name) or "it has no provider")
+            yield Finding(name, "fail", known.problems.get(plugin.label) or "it has no provider")
         for provider in view["providers"]:
             if provider in known.providers:
                 yield from _keys(known.providers[provider], settings.public_url)

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from agentflow.cli.doctor import _plugins
 from agentflow.cli.plugins import plugin_view
 from agentflow.plugins import patience
 from agentflow.plugins.catalogue import Catalogue
 from agentflow.plugins.discovery import discover
+from agentflow.settings import Settings
 
 HEAD = """
     from pydantic import BaseModel
@@ -130,6 +132,18 @@ def test_of_two_plugins_of_one_name_the_second_is_named_with_its_distribution(
     assert "from the plugin acme (plugged-one 1.0)" in known.problems["acme (plugged-two)"]
     usable = {p.distribution: plugin_view(p, known)["usable"] for p in known.plugins}
     assert usable == {"plugged-one": True, "plugged-six": False, "plugged-two": False}
+
+
+def test_the_doctor_says_of_each_of_two_plugins_of_one_name_what_is_wrong_with_it(
+    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("one", HEAD, "acme")
+    install("six", "1 / 0", "acme")
+    known = Catalogue(discover(["acme"]))
+    monkeypatch.setattr("agentflow.cli.plugins.installed", lambda _: known)
+    found = [each for each in _plugins(Settings()) if each.check == "plugin acme"]
+    assert [each.state for each in found] == ["ok", "fail"]
+    assert "ZeroDivisionError" in found[1].said
 
 
 @pytest.mark.parametrize("where", ["import", "hook", "settings"])

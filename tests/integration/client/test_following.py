@@ -17,7 +17,7 @@ from support.scripted import (
     problem,
     say,
     stream,
-)  # fmt: skip
+)
 
 from agentflow.client import Client, ServerUnreachable
 
